@@ -1,0 +1,62 @@
+# Verbs only: CMakeLists.txt holds the sources. Every verb does its own set-up.
+BUILD ?= build
+JOBS ?= $(shell nproc)
+CMAKE_ARGS ?=
+
+.PHONY: all deps demo test golden bench asan fuzz format loc mutate ablation clean
+
+all: deps
+	cmake -S . -B $(BUILD) -G Ninja $(CMAKE_ARGS)
+	cmake --build $(BUILD) -j $(JOBS)
+	ln -sf $(BUILD)/cbq cbq
+
+# Installs what is missing through apt, or prints the command and stops.
+deps:
+	@tools/deps.sh
+
+# A trained model, quantised by cross-block reconstruction: perplexity before and after, and a checkpoint.
+demo: all
+	rm -rf examples/tiny-llama/quantised
+	./cbq run examples/tiny-llama/config.json
+
+test: all
+	ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+# Every golden perplexity, some minutes a model; needs the models of CBQ_TEST_DATA.
+golden: all
+	CBQ_GOLDEN=all ctest --test-dir $(BUILD) --output-on-failure -R '^(models|perplexity)$$'
+
+bench: all
+	$(BUILD)/bench/ops --benchmark_out=$(BUILD)/ops.json --benchmark_out_format=json
+	$(BUILD)/bench/window --benchmark_out=$(BUILD)/window.json --benchmark_out_format=json
+
+# The suite under the address and undefined-behaviour sanitizers.
+asan: deps
+	cmake -S . -B build-asan -G Ninja -DCBQ_SANITIZE=ON -DCBQ_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build-asan -j $(JOBS)
+	ctest --test-dir build-asan --output-on-failure -j $(JOBS)
+
+# One minute of libFuzzer on each reader of foreign bytes; needs clang.
+fuzz: deps
+	cmake -S . -B build-fuzz -G Ninja -DCBQ_FUZZERS=ON -DCBQ_CUDA=OFF -DCMAKE_CXX_COMPILER=clang++
+	cmake --build build-fuzz -j $(JOBS) --target fuzzers
+	for f in build-fuzz/fuzz/*; do $$f -max_total_time=60 || exit 1; done
+
+# Breaks kernels one after the other and demands that the suite notices.
+mutate: all
+	tools/mutate_kernels.py
+
+# The table of docs/method.md.
+ablation: all
+	tools/ablation.py
+
+format:
+	git ls-files '*.h' '*.cpp' '*.cuh' '*.cu' | xargs clang-format -i
+
+# Lines per folder.
+loc:
+	@for d in core cpu cuda autograd models quant tools tests bench; do \
+	  printf '%-10s %6d\n' $$d $$(git ls-files $$d | grep -E '\.(h|cpp|cuh|cu|sh|py)$$' | xargs cat | wc -l); done
+
+clean:
+	rm -rf build build-asan build-fuzz cbq

@@ -1,0 +1,68 @@
+// Differentiable operations. Each checks shapes, runs a kernel of core/kernels.h, where its formula stands, and records
+// what its backward needs. "saves" lists the tensors kept until then. Shapes: R rows, C columns, as in core/kernels.h.
+#pragma once
+
+#include <optional>
+
+#include "autograd/tape.h"
+#include "core/kernel_args.h"
+
+namespace cbq::ops {
+
+// y (M,N) = op(a) op(b) + bias. Saves a and b. A constant operand costs no gradient GEMM.
+Var matmul(Context& ctx, const Var& a, Trans trans_a, const Var& b, Trans trans_b, const Var& bias = {});
+// y (R,out) = x (R,in) w (out,in)^T + bias: a linear layer as checkpoints store it.
+Var linear(Context& ctx, const Var& x, const Var& w, const Var& bias = {});
+// Equal shapes. add saves nothing; mul saves both.
+Var add(Context& ctx, const Var& a, const Var& b);
+Var mul(Context& ctx, const Var& a, const Var& b);
+Var scale(Context& ctx, const Var& x, double alpha);
+// y = base * exp(x), base constant: a positive quantity learned relative to its start. Saves y.
+Var scaled_exp(Context& ctx, const Tensor& base, const Var& x);
+// Mean of all elements, shape (1). Saves x's shape.
+Var mean(Context& ctx, const Var& x);
+// Same elements, another shape; shares bytes.
+Var reshape(Context& ctx, const Var& x, Shape shape);
+
+// Row ids_r of the table; ids (R) i32. Saves ids.
+Var embedding(Context& ctx, const Var& table /*(V,C)*/, const Tensor& ids);
+Var rms_norm(Context& ctx, const Var& x, const Var& w, double eps);                  // saves x, w, rstd
+Var layer_norm(Context& ctx, const Var& x, const Var& w, const Var& b, double eps);  // saves x, w, mean, rstd
+// x (R, H*D), R = B*T; cos, sin (T, D/2) of the positions of the T tokens. Saves cos, sin.
+Var rope(Context& ctx, const Var& x, const Tensor& cos, const Tensor& sin, std::int64_t batch, std::int64_t head_count);
+
+struct AttentionShape {
+  std::int64_t batch, heads, kv_heads;
+};
+// Causal attention: q (B*Tq, H*D), k and v (B*Tk, Hkv*D), scale 1/sqrt(D). Saves q, k, v, o, lse.
+Var attention(Context& ctx, const Var& q, const Var& k, const Var& v, const AttentionShape& shape);
+Var softmax(Context& ctx, const Var& x);                      // saves y
+Var activation(Context& ctx, const Var& x, Activation kind);  // saves x
+Var gated(Context& ctx, const Var& gate, const Var& up);      // silu(gate) * up; saves both
+
+// Per-token fake quantisation with a learned factor (1) on the dynamic range. Saves x, factor.
+Var fake_quant(Context& ctx, const Var& x, const Var& factor, int bits, Symmetry symmetry);
+// The inputs of a weight quantiser as Vars (core/kernel_args.h). `w` may be learned; of dense and (a1, a2) at most one is set.
+struct WeightQuantiserVars {
+  Var w, scale, zero;
+  int bits;
+  Rounder rounder;
+  Var dense, a1, a2;
+};
+// w_hat (out, in). Saves its inputs, not w_hat.
+Var quantise_weight(Context& ctx, const WeightQuantiserVars& inputs);
+// L_com of a sigmoid rounder, shape (1); gradient to dense or a1, a2 only. Saves its inputs.
+Var rounding_regulariser(Context& ctx, const WeightQuantiserVars& inputs, double beta);
+struct Grid {
+  Var scale, zero;
+};
+// The grid under learned clips low, high (out, in/G). Saves its inputs.
+Grid clip_grid(Context& ctx, const Tensor& scale0, const Tensor& zero0, const Var& low, const Var& high, int bits,
+               Symmetry symmetry);
+
+Var mse(Context& ctx, const Var& a, const Var& b);            // (1); saves both
+Var kl_divergence(Context& ctx, const Var& a, const Var& b);  // (1): mean over rows of KL(softmax a || softmax b); saves both
+// (1): mean over the rows of the negative log-likelihood of targets (R) i32. Saves logits, targets.
+Var cross_entropy(Context& ctx, const Var& logits, const Tensor& targets);
+
+}  // namespace cbq::ops

@@ -1,0 +1,35 @@
+// Conditions on the inputs of an op that several ops share. Each error names the op.
+#pragma once
+
+#include "autograd/tape.h"
+
+namespace cbq::ops {
+
+// Row statistics, losses and learned quantiser parameters stay in f32 when the values are narrower.
+inline DType statistics_dtype(DType x) {
+  return x == DType::f64 ? DType::f64 : DType::f32;
+}
+
+inline void require_float(const char* op, const char* what, const Tensor& x) {
+  require(bool(x), op, ": ", what, " is empty, expected a tensor");
+  require(is_float(x.dtype()), op, ": expected floats in ", what, ", got ", x.dtype(), " ", x.shape());
+}
+
+inline void require_matrix(const char* op, const char* what, const Tensor& x) {
+  require_float(op, what, x);
+  require(x.shape().rank() == 2, op, ": expected a matrix for ", what, ", got ", x.shape());
+}
+
+inline void require_tensor(const char* op, const char* what, const Tensor& x, const Shape& shape, DType dtype) {
+  require_float(op, what, x);
+  require(x.shape() == shape && x.dtype() == dtype, op, ": expected ", what, " ", shape, " ", dtype, ", got ",
+          x.shape(), " ", x.dtype());
+}
+
+// b has the shape and dtype of a.
+inline void require_alike(const char* op, const Tensor& a, const Tensor& b) {
+  require_float(op, "the first input", a);
+  require_tensor(op, "the second input", b, a.shape(), a.dtype());
+}
+
+}  // namespace cbq::ops

@@ -1,0 +1,163 @@
+#include "autograd/ops.h"
+#include "autograd/ops/checks.h"
+#include "core/kernels.h"
+
+namespace cbq::ops {
+namespace {
+
+struct FakeQuantNode {
+  Tensor x, factor;
+  int bits;
+  Symmetry symmetry;
+  std::int64_t saved_bytes() const { return bytes_of(x, factor); }
+  void backward(Context& ctx, const Tensor& dy, const Grads& grads) const {
+    Tensor dx = grads.make(0, x), dfactor = grads.make(1, factor);
+    ctx.kernels->fake_quant_backward(ctx, dx, dfactor, dy, x, factor, bits, symmetry);
+    grads.set(0, std::move(dx));
+    grads.set(1, std::move(dfactor));
+  }
+};
+
+// What a weight quantiser saves; optional inputs may be empty.
+struct SavedQuantiser {
+  Tensor w, scale, zero, dense, a1, a2;
+  int bits;
+  Rounder rounder;
+
+  explicit SavedQuantiser(const WeightQuantiserVars& in)
+      : w(in.w.value),
+        scale(in.scale.value),
+        zero(in.zero.value),
+        dense(in.dense.value),
+        a1(in.a1.value),
+        a2(in.a2.value),
+        bits(in.bits),
+        rounder(in.rounder) {}
+  std::int64_t bytes() const { return bytes_of(w, scale, zero, dense, a1, a2); }
+  WeightQuantiser views() const { return {w, {scale, zero, bits}, rounder, {dense, a1, a2}}; }
+};
+
+struct QuantiseWeightNode {
+  SavedQuantiser saved;
+  std::int64_t saved_bytes() const { return saved.bytes(); }
+  void backward(Context& ctx, const Tensor& dw_hat, const Grads& grads) const {
+    Tensor dw = grads.make(0, saved.w), dscale = grads.make(1, saved.scale), dzero = grads.make(2, saved.zero);
+    Tensor ddense = grads.make(3, saved.dense), da1 = grads.make(4, saved.a1), da2 = grads.make(5, saved.a2);
+    ctx.kernels->quantise_weight_backward(ctx, {dw, dscale, dzero, ddense, da1, da2}, dw_hat, saved.views());
+    grads.set(0, std::move(dw));
+    grads.set(1, std::move(dscale));
+    grads.set(2, std::move(dzero));
+    grads.set(3, std::move(ddense));
+    grads.set(4, std::move(da1));
+    grads.set(5, std::move(da2));
+  }
+};
+
+struct RegulariserNode {
+  SavedQuantiser saved;
+  double beta;
+  std::int64_t saved_bytes() const { return saved.bytes(); }
+  void backward(Context& ctx, const Tensor& dloss, const Grads& grads) const {
+    Tensor ddense = grads.make(0, saved.dense), da1 = grads.make(1, saved.a1), da2 = grads.make(2, saved.a2);
+    ctx.kernels->rounding_regulariser_backward(ctx, {{}, {}, {}, ddense, da1, da2}, dloss, saved.views(), beta);
+    grads.set(0, std::move(ddense));
+    grads.set(1, std::move(da1));
+    grads.set(2, std::move(da2));
+  }
+};
+
+// The kernel has two outputs and a node has one, so each output is a node that hands over an empty gradient for the
+// other.
+enum class GridOutput { scale, zero };
+
+struct ClipGridNode {
+  Tensor scale0, zero0, low, high;
+  int bits;
+  Symmetry symmetry;
+  GridOutput output;
+
+  std::int64_t saved_bytes() const { return bytes_of(scale0, zero0, low, high); }
+
+  void backward(Context& ctx, const Tensor& dy, const Grads& grads) const {
+    Tensor dlow = grads.make(0, low), dhigh = grads.make(1, high);
+    const View dscale = output == GridOutput::scale ? View(dy) : View(),
+               dzero = output == GridOutput::zero ? View(dy) : View();
+    ctx.kernels->clip_grid_backward(ctx, dlow, dhigh, dscale, dzero, scale0, zero0, low, high, bits, symmetry);
+    grads.set(0, std::move(dlow));
+    grads.set(1, std::move(dhigh));
+  }
+};
+
+void require_bits(const char* op, int bits, int most) {
+  require(bits >= 2 && bits <= most, op, ": expected 2 to ", most, " bits, got ", bits);
+}
+
+void require_quantiser(const char* op, const WeightQuantiserVars& in) {
+  require_bits(op, in.bits, 8);
+  require_matrix(op, "w", in.w.value);
+  const Shape& w = in.w.shape();
+  const DType dtype = statistics_dtype(in.w.value.dtype());
+  require_matrix(op, "scale", in.scale.value);
+  const std::int64_t groups = in.scale.value.cols();
+  require(in.scale.shape()[0] == w[0] && groups > 0 && w[1] % groups == 0, op, ": scale ", in.scale.shape(),
+          " does not divide w ", w, " into one step size per row and group");
+  require_tensor(op, "scale", in.scale.value, in.scale.shape(), dtype);
+  require_tensor(op, "zero", in.zero.value, in.scale.shape(), dtype);
+  require(bool(in.a1.value) == bool(in.a2.value), op, ": of the factors a1, a2 only one was given");
+  require(!(in.dense.value && in.a1.value), op, ": a dense offset and factors a1, a2 exclude each other");
+  if (in.dense.value) require_tensor(op, "dense", in.dense.value, w, dtype);
+  if (in.a1.value) {
+    require_matrix(op, "a1", in.a1.value);
+    const std::int64_t rank = in.a1.value.cols();
+    require_tensor(op, "a1", in.a1.value, {w[0], rank}, dtype);
+    require_tensor(op, "a2", in.a2.value, {rank, w[1]}, dtype);
+  }
+}
+
+}  // namespace
+
+Var fake_quant(Context& ctx, const Var& x, const Var& factor, int bits, Symmetry symmetry) {
+  require_bits("fake_quant", bits, 16);
+  require_float("fake_quant", "x", x.value);
+  require_tensor("fake_quant", "factor", factor.value, {1}, statistics_dtype(x.value.dtype()));
+  Tensor y(ctx, x.shape(), x.value.dtype());
+  ctx.kernels->fake_quant_forward(ctx, y, x.value, factor.value, bits, symmetry);
+  return Tape::record(std::move(y), {x, factor}, FakeQuantNode{x.value, factor.value, bits, symmetry});
+}
+
+Var quantise_weight(Context& ctx, const WeightQuantiserVars& inputs) {
+  require_quantiser("quantise_weight", inputs);
+  const SavedQuantiser saved(inputs);
+  Tensor w_hat(ctx, inputs.w.shape(), inputs.w.value.dtype());
+  ctx.kernels->quantise_weight_forward(ctx, w_hat, saved.views());
+  return Tape::record(std::move(w_hat), {inputs.w, inputs.scale, inputs.zero, inputs.dense, inputs.a1, inputs.a2},
+                      QuantiseWeightNode{saved});
+}
+
+Var rounding_regulariser(Context& ctx, const WeightQuantiserVars& inputs, double beta) {
+  require_quantiser("rounding_regulariser", inputs);
+  require(inputs.rounder == Rounder::sigmoid, "rounding_regulariser: only the sigmoid rounder has one");
+  require(beta > 1, "rounding_regulariser: beta must be above 1, where its gradient is finite, got ", beta);
+  const SavedQuantiser saved(inputs);
+  Tensor loss(ctx, {1}, inputs.scale.value.dtype());
+  ctx.kernels->rounding_regulariser_forward(ctx, loss, saved.views(), beta);
+  return Tape::record(std::move(loss), {inputs.dense, inputs.a1, inputs.a2}, RegulariserNode{saved, beta});
+}
+
+Grid clip_grid(Context& ctx, const Tensor& scale0, const Tensor& zero0, const Var& low, const Var& high, int bits,
+               Symmetry symmetry) {
+  require_bits("clip_grid", bits, 8);
+  require_matrix("clip_grid", "scale0", scale0);
+  require_tensor("clip_grid", "zero0", zero0, scale0.shape(), scale0.dtype());
+  require_tensor("clip_grid", "low", low.value, scale0.shape(), scale0.dtype());
+  require_tensor("clip_grid", "high", high.value, scale0.shape(), scale0.dtype());
+  Tensor scale(ctx, scale0.shape(), scale0.dtype()), zero(ctx, scale0.shape(), scale0.dtype());
+  ctx.kernels->clip_grid_forward(ctx, scale, zero, scale0, zero0, low.value, high.value, bits, symmetry);
+  const auto record = [&](Tensor y, GridOutput output) {
+    return Tape::record(std::move(y), {low, high},
+                        ClipGridNode{scale0, zero0, low.value, high.value, bits, symmetry, output});
+  };
+  return {record(std::move(scale), GridOutput::scale), record(std::move(zero), GridOutput::zero)};
+}
+
+}  // namespace cbq::ops

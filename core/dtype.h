@@ -1,0 +1,78 @@
+// Element types of a tensor and the two 16-bit floating-point formats.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <ostream>
+
+#include "core/error.h"
+
+namespace cbq {
+
+// f64 exists on the CPU only, for gradient checks. Token ids are i32; packed integers are i32, i8 or u8.
+enum class DType : std::uint8_t { f64, f32, f16, bf16, i64, i32, i8, u8 };
+
+inline const char* name(DType t) {
+  switch (t) {
+    case DType::f64: return "f64";
+    case DType::f32: return "f32";
+    case DType::f16: return "f16";
+    case DType::bf16: return "bf16";
+    case DType::i64: return "i64";
+    case DType::i32: return "i32";
+    case DType::i8: return "i8";
+    case DType::u8: return "u8";
+  }
+  return "?";
+}
+
+inline std::ostream& operator<<(std::ostream& out, DType t) { return out << name(t); }
+
+// Bytes of one element.
+inline std::int64_t size_of(DType t) {
+  switch (t) {
+    case DType::f64:
+    case DType::i64: return 8;
+    case DType::f32:
+    case DType::i32: return 4;
+    case DType::f16:
+    case DType::bf16: return 2;
+    case DType::i8:
+    case DType::u8: return 1;
+  }
+  return 0;
+}
+
+inline bool is_float(DType t) { return t == DType::f64 || t == DType::f32 || t == DType::f16 || t == DType::bf16; }
+
+// IEEE 754 binary16 <-> binary32. Rounding is to nearest, ties to even; overflow gives infinity; NaN stays NaN.
+inline float f16_to_f32(std::uint16_t h) {
+  const std::uint32_t sign = std::uint32_t(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 0x3ffu;
+  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
+  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  const float magnitude = float(mantissa) * 0x1p-24f;  // subnormal: mantissa * 2^-24, exact in f32
+  return sign ? -magnitude : magnitude;
+}
+
+inline std::uint16_t f32_to_f16(float f) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(f), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return std::uint16_t(sign | 0x7e00u);
+  if (magnitude >= 0x477ff000u) return std::uint16_t(sign | 0x7c00u);  // rounds to 2^16 or more
+  if (magnitude < 0x38800000u) {  // below 2^-14, a subnormal: adding 0.5 leaves mantissa / 2^24 in the low bits, rounded
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return std::uint16_t(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
+  }
+  const std::uint32_t odd = (magnitude >> 13) & 1u;
+  return std::uint16_t(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13));
+}
+
+// bfloat16 <-> binary32: the upper half of the f32. Same rounding rules.
+inline float bf16_to_f32(std::uint16_t b) { return std::bit_cast<float>(std::uint32_t(b) << 16); }
+
+inline std::uint16_t f32_to_bf16(float f) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(f);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return std::uint16_t((bits >> 16) | 0x40u);
+  return std::uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+}  // namespace cbq

@@ -1,0 +1,56 @@
+// The choices and small structs that kernels take.
+#pragma once
+
+#include "core/view.h"
+
+namespace cbq {
+
+enum class Trans { no, yes };
+// The one place where a kernel may accumulate: matmul, because BLAS adds for free.
+enum class Write { set, add };
+enum class Activation { relu, silu, gelu, gelu_tanh };
+enum class Rotation { forward, inverse };
+
+// Integer grid of a quantiser. Codes are unsigned, q in [0, 2^bits - 1]; a value is s * (q - z).
+// symmetric: z = 2^(bits-1), range (-a, a) with s = a / ((2^bits - 1) / 2), as compressed-tensors defines it.
+// asymmetric: range (lo, hi) with lo <= 0 <= hi, s = (hi - lo) / (2^bits - 1), z = round(-lo / s).
+enum class Symmetry { asymmetric, symmetric };
+
+// Grid of a weight (out, in): one step size and zero point per row and group of G = in / scale.cols() columns.
+struct WeightGrid {
+  View scale;  // (out, in/G), > 0
+  View zero;   // (out, in/G), integers kept as floats
+  int bits;
+};
+
+// How w / s becomes the integer u (docs/method.md, "Rounding"). `offset` stands for the learned matrix below.
+//   straight_through: u = round(w/s + offset); gradients pass through round unchanged
+//   sigmoid:          u = floor(w/s) + h(V0 + offset), h(v) = clip(1.2 sigmoid(v) - 0.1, 0, 1), and
+//                     V0 = h^-1(frac(w/s)) recomputed from w and s (AdaRound 2004.10568, eq. 23; LoRA-Rounding)
+//   sigmoid_hard:     the same with h rounded to 0 or 1: what is written to disk
+enum class Rounder { straight_through, sigmoid, sigmoid_hard };
+
+// The learned matrix: nothing (all views empty), dense (out, in), or a product a1 (out, K) x a2 (K, in).
+struct RoundingOffset {
+  View dense, a1, a2;
+};
+
+// A weight together with all that decides its quantised value. w is (out, in).
+struct WeightQuantiser {
+  View w;
+  WeightGrid grid;
+  Rounder rounder;
+  RoundingOffset offset;
+};
+
+// Where the gradients of a WeightQuantiser go; empty Views are skipped. Shapes as in WeightQuantiser.
+struct WeightQuantiserGrads {
+  View w, scale, zero, dense, a1, a2;
+};
+
+struct AdamStep {
+  double lr, beta1, beta2, epsilon, weight_decay;
+  std::int64_t step;  // 1 for the first
+};
+
+}  // namespace cbq

@@ -1,0 +1,80 @@
+// Copies between host and device, conversion between float types, constants.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "cuda/launch.h"
+
+namespace cbq::cuda {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+// One thread an element, in a grid that walks; traffic is one read and one write.
+template <class Y, class X>
+__global__ void convert_kernel(Rows<Y> y, Rows<const X> x) {
+  const std::int64_t count = x.rows * x.cols;
+  for (std::int64_t i = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; i < count; i += std::int64_t(gridDim.x) * blockDim.x) {
+    const std::int64_t r = i / x.cols, c = i - r * x.cols;
+    y.data[r * y.stride + c] = Y(x.data[r * x.stride + c]);
+  }
+}
+
+template <class Y>
+__global__ void fill_kernel(Rows<Y> y, Y value) {
+  const std::int64_t count = y.rows * y.cols;
+  for (std::int64_t i = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; i < count; i += std::int64_t(gridDim.x) * blockDim.x)
+    y.data[i / y.cols * y.stride + i % y.cols] = value;
+}
+
+unsigned blocks_for(std::int64_t count) { return unsigned(std::min<std::int64_t>((count + kThreads - 1) / kThreads, 1 << 16)); }
+
+// Calls fn with a value of the type that `dtype` names.
+template <class Fn>
+void dispatch(DType dtype, const char* kernel, const Fn& fn) {
+  switch (dtype) {
+    case DType::f32: return fn(float{});
+    case DType::f16: return fn(__half{});
+    case DType::bf16: return fn(__nv_bfloat16{});
+    case DType::i32: return fn(std::int32_t{});
+    case DType::u8: return fn(std::uint8_t{});
+    default: fail(ErrorKind::failure, kernel, ": the CUDA backend has no ", dtype);
+  }
+}
+
+template <class T>
+constexpr bool is_integer = std::is_integral_v<T>;
+
+}  // namespace
+
+void copy_from_host(Context& ctx, void* device, const void* host, std::int64_t bytes) {
+  const cudaStream_t stream = cuda_context(ctx).stream.get();
+  CUDA_CHECK(cudaMemcpyAsync(device, host, std::size_t(bytes), cudaMemcpyHostToDevice, stream));
+  CUDA_CHECK(cudaStreamSynchronize(stream));  // the caller may free `host` on return
+}
+
+void copy_to_host(Context& ctx, void* host, const void* device, std::int64_t bytes) {
+  const cudaStream_t stream = cuda_context(ctx).stream.get();
+  CUDA_CHECK(cudaMemcpyAsync(host, device, std::size_t(bytes), cudaMemcpyDeviceToHost, stream));
+  CUDA_CHECK(cudaStreamSynchronize(stream));
+}
+
+void convert(Context& ctx, View y, View x) {
+  if (x.count() == 0) return;
+  dispatch(y.dtype, "convert", [&]<class Y>(Y) {
+    dispatch(x.dtype, "convert", [&]<class X>(X) {
+      if constexpr (std::is_same_v<X, Y> || (!is_integer<X> && !is_integer<Y>))
+        launch("convert", ctx, blocks_for(x.count()), kThreads, convert_kernel<Y, X>, rows<Y>(y), rows<const X>(x));
+      else
+        fail(ErrorKind::failure, "convert: from ", x.dtype, " to ", y.dtype, " is not a float conversion");
+    });
+  });
+}
+
+void fill(Context& ctx, View y, double value) {
+  if (y.count() == 0) return;
+  dispatch(y.dtype, "fill", [&]<class Y>(Y) {
+    launch("fill", ctx, blocks_for(y.count()), kThreads, fill_kernel<Y>, rows<Y>(y), Y(float(value)));
+  });
+}
+
+}  // namespace cbq::cuda

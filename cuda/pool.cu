@@ -1,0 +1,39 @@
+#include "cuda/pool.h"
+
+#include <limits>
+
+namespace cbq::cuda {
+
+PoolAllocator::PoolAllocator(int device, cudaStream_t stream) : stream_(stream) {
+  CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool_, device));
+  std::uint64_t keep_all = std::numeric_limits<std::uint64_t>::max();
+  CUDA_CHECK(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep_all));
+}
+
+void* PoolAllocator::allocate(std::int64_t bytes) {
+  if (bytes == 0) return nullptr;
+  const std::lock_guard lock(mutex_);
+  void* block = nullptr;
+  const cudaError_t status = cudaMallocAsync(&block, std::size_t(bytes), stream_);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // the failed allocation leaves no sticky error behind
+    fail(ErrorKind::failure, "memory: no room for ", bytes, " bytes on the GPU, ", bytes_in_use(), " bytes in use");
+  }
+  check(status, "cudaMallocAsync");
+  count_allocation(bytes);
+  return block;
+}
+
+void PoolAllocator::deallocate(void* block, std::int64_t bytes) noexcept {
+  if (!block) return;
+  const std::lock_guard lock(mutex_);
+  count_release(bytes);
+  CUDA_LOG(cudaFreeAsync(block, stream_));
+}
+
+void PoolAllocator::trim() {
+  CUDA_CHECK(cudaStreamSynchronize(stream_));
+  CUDA_CHECK(cudaMemPoolTrimTo(pool_, 0));
+}
+
+}  // namespace cbq::cuda

@@ -1,0 +1,213 @@
+#include "models/weights.h"
+
+#include <algorithm>
+#include <charconv>
+#include <set>
+
+#include "core/json.h"
+#include "core/kernels.h"
+
+namespace cbq {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr const char* kSingleFile = "model.safetensors";
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+
+// Some OPT checkpoints leave the outermost module out of their names.
+std::string canonical(const std::string& name) { return name.starts_with("decoder.") ? "model." + name : name; }
+
+// The files that the index names, each once. The names come from a file and must stay inside the folder.
+std::vector<fs::path> indexed_shards(const fs::path& folder, const json& weight_map, const std::string& where) {
+  std::set<std::string> names;
+  for (const auto& [tensor, shard] : weight_map.items()) {
+    require_input(shard.is_string(), where, ": ", quoted_text(tensor), ": expected a file name, found ",
+                  shard.type_name());
+    const auto& name = shard.get_ref<const std::string&>();
+    require_input(fs::path(name).filename() == name && fs::path(name).extension() == ".safetensors", where, ": ",
+                  quoted_text(tensor), ": expected the name of a .safetensors file in the folder, found ",
+                  quoted_text(name));
+    names.insert(name);
+  }
+  require_input(!names.empty(), where, ": expected tensors, found none");
+  std::vector<fs::path> files;
+  for (const std::string& name : names) {
+    require_input(fs::is_regular_file(folder / name), (folder / name).string(), ": this shard is named by ", kIndexFile,
+                  " and is missing; fetch the checkpoint again");
+    files.push_back(folder / name);
+  }
+  return files;
+}
+
+json read_weight_map(const fs::path& index) {
+  json root = parse_json_file(index);
+  require_input(root.is_object() && root.contains("weight_map") && root["weight_map"].is_object(), index.string(),
+                ": expected an object \"weight_map\", not found");
+  return std::move(root["weight_map"]);
+}
+
+// model-00002-of-00004.safetensors says that there are four. 0: the name has another form.
+int shard_count(const std::string& stem) {
+  const std::size_t at = stem.rfind("-of-");
+  int count = 0;
+  if (at != std::string::npos) std::from_chars(stem.data() + at + 4, stem.data() + stem.size(), count);
+  return count;
+}
+
+std::vector<fs::path> listed_shards(const fs::path& folder) {
+  std::vector<fs::path> files;
+  int expected = 0;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const fs::path& path = entry.path();
+    if (path.extension() != ".safetensors" || !path.filename().string().starts_with("model-")) continue;
+    files.push_back(path);
+    expected = std::max(expected, shard_count(path.stem().string()));
+  }
+  require_input(!files.empty(), folder.string(), ": expected ", kSingleFile,
+                " or model-*.safetensors, found none; other formats have to be converted to safetensors first");
+  require_input(expected <= std::ssize(files), folder.string(), ": expected ", expected, " files model-*.safetensors, found ",
+                files.size(), "; fetch the missing ones");
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+void check_finite(Context& ctx, const Tensor& x, const std::string& what) {
+  const Tensor count(ctx, {1}, DType::i32);
+  ctx.kernels->count_non_finite(ctx, count, x);
+  const std::int32_t found = to_host<std::int32_t>(ctx, count)[0];
+  require_input(found == 0, what, ": expected finite numbers, found ", found, " NaN or infinities among ", x.count(),
+                "; the file may be damaged, fetch it again");
+}
+
+}  // namespace
+
+Checkpoint::Checkpoint(fs::path folder) : folder_(std::move(folder)) {
+  require_input(fs::is_directory(folder_), folder_.string(), ": expected the folder of a checkpoint, ",
+                fs::exists(folder_) ? "found a file" : "there is nothing of that name");
+  const fs::path index = folder_ / kIndexFile;
+  if (fs::exists(folder_ / kSingleFile)) {
+    add_shard(folder_ / kSingleFile);
+  } else if (fs::exists(index)) {
+    const json weight_map = read_weight_map(index);
+    for (const fs::path& file : indexed_shards(folder_, weight_map, index.string())) add_shard(file);
+    for (const auto& [name, shard] : weight_map.items()) check_place(name, shard.get<std::string>());
+  } else {
+    for (const fs::path& file : listed_shards(folder_)) add_shard(file);
+  }
+  const fs::path config = folder_ / "config.json";
+  if (!fs::exists(config)) return;
+  const json root = parse_json_file(config);
+  if (const auto found = root.find("quantization_config"); root.is_object() && found != root.end() && !found->is_null())
+    quantization_.emplace(*found, config.string() + ": quantization_config");
+  else if (const auto own = root.find("cbq"); root.is_object() && own != root.end() && !own->is_null())
+    quantization_.emplace(QuantizationConfig::of_dense(*own, config.string() + ": cbq"));
+}
+
+void Checkpoint::add_shard(const fs::path& file) {
+  shards_.push_back(std::make_unique<SafetensorsFile>(file));
+  for (const auto& [name, info] : shards_.back()->tensors()) {
+    const auto [known, is_new] = where_.try_emplace(canonical(name), Place{shards_.size() - 1, name});
+    require_input(is_new, file.string(), ": tensor ", quoted_text(name), " is in ",
+                  shards_[known->second.shard]->path().string(), " too; expected each tensor once");
+  }
+}
+
+void Checkpoint::check_place(const std::string& stored_name, const std::string& shard) const {
+  const auto found = where_.find(canonical(stored_name));
+  const std::string file = found == where_.end() ? "" : shards_[found->second.shard]->path().filename().string();
+  require_input(file == shard, (folder_ / kIndexFile).string(), ": tensor ", quoted_text(stored_name),
+                " should be in ", quoted_text(shard), ", found ", file.empty() ? "in no shard" : "it in " + quoted_text(file));
+}
+
+std::vector<std::string> Checkpoint::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, place] : where_) names.push_back(name);
+  return names;
+}
+
+const Checkpoint::Place& Checkpoint::place(const std::string& name) const {
+  const auto found = where_.find(name);
+  require_input(found != where_.end(), tensor_text(name), ": expected this tensor, not found among ", where_.size(),
+                " tensors; config.json may belong to another checkpoint");
+  return found->second;
+}
+
+const TensorInfo& Checkpoint::info(const std::string& name) const {
+  const Place& at = place(name);
+  return shards_[at.shard]->info(at.stored_name);
+}
+
+std::int64_t Checkpoint::total_bytes() const {
+  std::int64_t bytes = 0;
+  for (const auto& [name, at] : where_) bytes += shards_[at.shard]->info(at.stored_name).bytes;
+  return bytes;
+}
+
+std::span<const std::byte> Checkpoint::bytes(const std::string& name) const {
+  const Place& at = place(name);
+  return shards_[at.shard]->bytes(at.stored_name);
+}
+
+void Checkpoint::release(const std::string& name) const {
+  const Place& at = place(name);
+  shards_[at.shard]->release(at.stored_name);
+}
+
+std::string Checkpoint::tensor_text(const std::string& name) const {
+  return concat(folder_.string(), ": tensor ", quoted_text(name));
+}
+
+void Checkpoint::expect(const std::string& name, const Shape& shape, DType dtype) const {
+  const TensorInfo& found = info(name);
+  require_input(found.shape == shape && found.dtype == dtype, tensor_text(name), ": expected ", shape, " ", dtype,
+                ", found ", found.shape, " ", found.dtype);
+}
+
+Tensor Checkpoint::load_stored(Context& ctx, const std::string& name, const Shape& expected) const {
+  const TensorInfo& found = info(name);
+  require_input(found.shape == expected, tensor_text(name), ": expected the shape ", expected, ", found ", found.shape);
+  require_input(is_float(found.dtype), tensor_text(name), ": expected floats, found ", found.dtype);
+  Tensor stored = from_host_bytes(ctx, found.shape, found.dtype, bytes(name));
+  release(name);
+  return stored;
+}
+
+Tensor Checkpoint::load(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const {
+  const Tensor stored = load_stored(ctx, name, expected);
+  const DType computed = dtype == DType::f64 ? DType::f64 : DType::f32;
+  const Tensor values = stored.dtype() == computed ? stored : convert(ctx, stored, computed);
+  check_finite(ctx, values, tensor_text(name));
+  if (dtype == computed) return values;
+  return stored.dtype() == dtype ? stored : convert(ctx, stored, dtype);
+}
+
+StoredScheme Checkpoint::scheme(const std::string& name) const {
+  return quantization_ ? quantization_->scheme(name) : StoredScheme{};
+}
+
+Tensor Checkpoint::load_weight(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const {
+  const StoredScheme stored = scheme(name);
+  if (stored.wbits == 16) {
+    require_input(!contains(name + ".weight_packed"), tensor_text(name + ".weight_packed"),
+                  ": quantization_config of config.json has no scheme for this layer");
+    return load(ctx, name + ".weight", expected, dtype);
+  }
+  const PackedCodes packed = read_codes(*this, name, stored, expected);
+  const Shape grid_shape{expected[0], stored.group_size < 0 ? 1 : expected[1] / stored.group_size};
+  const std::string scale_name = name + ".weight_scale";
+  const DType scale_dtype = info(scale_name).dtype;
+  const Tensor scale = load(ctx, scale_name, grid_shape, DType::f32);
+  const Tensor codes = from_host<std::uint8_t>(ctx, expected, DType::u8, packed.codes);
+  const std::vector<float> zeros(packed.zeros.begin(), packed.zeros.end());
+  const Tensor zero = from_host<float>(ctx, grid_shape, DType::f32, zeros);
+  for (const char* suffix : {".weight_packed", ".weight", ".weight_zero_point"})
+    if (contains(name + suffix)) release(name + suffix);
+  Tensor w_hat(ctx, expected, DType::f32);
+  ctx.kernels->dequantise_weight(ctx, w_hat, codes, {scale, zero, stored.wbits});
+  if (scale_dtype == DType::f16 || scale_dtype == DType::bf16) w_hat = convert(ctx, convert(ctx, w_hat, scale_dtype), DType::f32);
+  return dtype == DType::f32 ? w_hat : convert(ctx, w_hat, dtype);
+}
+
+}  // namespace cbq

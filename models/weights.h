@@ -1,0 +1,76 @@
+// The tensors of a checkpoint folder, dense or packed, read through memory maps.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/safetensors.h"
+#include "core/tensor.h"
+#include "models/packed.h"
+
+namespace cbq {
+
+// FOLDER with model.safetensors, or model-*.safetensors with or without model.safetensors.index.json. Names that lack the
+// leading "model." of OPT ("decoder.layers.0...") are known with it.
+class Checkpoint {
+ public:
+  // Errors (bad_input): no shards; a shard that the index or the other shards' numbering names is missing; a tensor in two
+  // shards, or in another shard than the index says; everything SafetensorsFile rejects; a quantization_config that is not
+  // supported.
+  explicit Checkpoint(std::filesystem::path folder);
+
+  const std::filesystem::path& folder() const { return folder_; }
+  bool contains(const std::string& name) const { return where_.contains(name); }
+  std::vector<std::string> names() const;
+  // Error{bad_input} when there is no such tensor.
+  const TensorInfo& info(const std::string& name) const;
+  std::int64_t total_bytes() const;
+
+  // The tensor as it is stored, and giving its pages back (see SafetensorsFile).
+  std::span<const std::byte> bytes(const std::string& name) const;
+  void release(const std::string& name) const;
+
+  // The tensor converted to `dtype`. `expected` is its shape. Errors (bad_input): missing; wrong shape; not a float type;
+  // NaN or infinity in it (names the tensor and how many).
+  Tensor load(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const;
+  // NAME.weight of a linear layer, de-quantised if it is stored packed: s * (q - z) rounded to the scale's dtype, as every
+  // reader of the format computes it.
+  Tensor load_weight(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const;
+  // The scheme of linear layer NAME; 16-bit if it is dense.
+  StoredScheme scheme(const std::string& name) const;
+  bool is_quantised() const { return quantization_.has_value(); }
+  // Of the key/value cache, which a quantised checkpoint may ask for; 16: not quantised.
+  int kv_bits() const { return quantization_ ? quantization_->kv_bits() : 16; }
+  Symmetry kv_symmetry() const { return quantization_ ? quantization_->kv_symmetry() : Symmetry::symmetric; }
+
+  // Error{bad_input} unless the tensor is there with this shape and element type.
+  void expect(const std::string& name, const Shape& shape, DType dtype) const;
+  // How errors call a tensor: folder and name.
+  std::string tensor_text(const std::string& name) const;
+
+ private:
+  struct Place {
+    std::size_t shard;
+    std::string stored_name;
+  };
+
+  const Place& place(const std::string& name) const;
+  void add_shard(const std::filesystem::path& file);
+  // Error{bad_input} unless the tensor is in the shard that the index says.
+  void check_place(const std::string& stored_name, const std::string& shard) const;
+  // As load; the dtype is the stored one.
+  Tensor load_stored(Context& ctx, const std::string& name, const Shape& expected) const;
+
+  std::filesystem::path folder_;
+  std::vector<std::unique_ptr<SafetensorsFile>> shards_;
+  std::map<std::string, Place> where_;  // by the name that this program uses
+  std::optional<QuantizationConfig> quantization_;
+};
+
+}  // namespace cbq

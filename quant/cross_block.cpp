@@ -1,0 +1,155 @@
+#include "quant/cross_block.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/kernels.h"
+#include "quant/objective.h"
+
+namespace cbq {
+namespace {
+
+// Steps between two looks at the loss: each look waits for the device.
+constexpr std::int64_t kLossInterval = 16;
+
+Var forward(Context& ctx, const ModelConfig& model, std::span<QuantBlock* const> blocks, const Sequence& sequence, Var x) {
+  for (QuantBlock* block : blocks) x = block_forward(ctx, model, *block, x, sequence);
+  return x;
+}
+
+std::vector<ParameterGroup> parameter_groups(const RunConfig& config, std::span<QuantBlock* const> blocks, double lr_factor) {
+  ParameterGroup rounding{.parameters = {}, .lr = config.rounding_lr() * lr_factor, .schedule = config.rounding_schedule()};
+  ParameterGroup scale{.parameters = {}, .lr = config.scale_lr() * lr_factor, .schedule = config.rounding_schedule()};
+  ParameterGroup activation{.parameters = {}, .lr = config.lr_activation * lr_factor, .schedule = Schedule::cosine};
+  if (config.rounding == RoundingKind::sign) {
+    rounding.update = scale.update = Update::sign_sgd;
+    rounding.low = -0.5, rounding.high = 0.5;
+    scale.low = 0.5, scale.high = 1;
+  }
+  for (QuantBlock* block : blocks) {
+    for (Parameter* p : block->rounding_parameters()) rounding.parameters.push_back(p);
+    for (Parameter* p : block->scale_parameters()) scale.parameters.push_back(p);
+    for (Parameter* p : block->activation_parameters()) activation.parameters.push_back(p);
+  }
+  return {rounding, scale, activation};
+}
+
+// Rows of several samples under each other.
+Tensor stack(Context& ctx, std::span<const Tensor> samples, std::span<const std::int64_t> which) {
+  if (which.size() == 1) return samples[std::size_t(which[0])];
+  const Tensor& first = samples[std::size_t(which[0])];
+  const std::int64_t tokens = first.rows();
+  Tensor y(ctx, {tokens * std::int64_t(which.size()), first.cols()}, first.dtype());
+  for (std::size_t i = 0; i < which.size(); ++i)
+    ctx.kernels->convert(ctx, y.slice(0, std::int64_t(i) * tokens, std::int64_t(i + 1) * tokens), samples[std::size_t(which[i])]);
+  return y;
+}
+
+std::vector<std::int64_t> shuffled(std::int64_t n, Rng& rng) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  for (std::int64_t i = n - 1; i > 0; --i) std::swap(order[std::size_t(i)], order[rng.below(std::uint64_t(i + 1))]);
+  return order;
+}
+
+// Distance of the hardened window, mean over the held-out samples, or of the first trained one if none is held out.
+double hard_distance(Context& ctx, const ModelConfig& model, const RunConfig& config, std::span<QuantBlock* const> blocks,
+                     const Sequence& one, const WindowData& data) {
+  const auto held_out = std::int64_t(data.input.size()) > data.trained;
+  const std::size_t begin = held_out ? std::size_t(data.trained) : 0, end = held_out ? data.input.size() : 1;
+  double sum = 0;
+  for (std::size_t i = begin; i < end; ++i) {
+    const Tensor y = hard_forward(ctx, model, blocks, one, data.input[i]);
+    sum += to_host<float>(ctx, distance(ctx, config, data.target[i], y).value)[0];
+  }
+  return sum / double(end - begin);
+}
+
+}  // namespace
+
+std::vector<Window> window_schedule(std::int64_t layers, std::int64_t window, std::int64_t overlap, WindowSchedule schedule) {
+  require(layers > 0 && window > 0 && overlap >= 0 && overlap < window, "windows: ", layers, " blocks do not divide into windows of ",
+          window, " with overlap ", overlap);
+  const std::int64_t size = std::min(window, layers), stride = size == window ? window - overlap : 1;
+  std::vector<Window> windows;
+  if (schedule == WindowSchedule::grow)
+    for (std::int64_t end = 1; end < size; ++end) windows.push_back({0, end, 0});
+  for (std::int64_t begin = 0;; begin += stride) {
+    const std::int64_t end = std::min(begin + size, layers);
+    if (end < layers) {
+      windows.push_back({begin, end, begin + stride});
+      continue;
+    }
+    // The last window; `grow` goes on with the last blocks of it, down to one.
+    const std::int64_t last = schedule == WindowSchedule::grow ? layers - 1 : begin;
+    for (std::int64_t b = begin; b <= last; ++b) windows.push_back({b, layers, b == last ? layers : b + 1});
+    return windows;
+  }
+}
+
+Tensor hard_forward(Context& ctx, const ModelConfig& model, std::span<QuantBlock* const> blocks, const Sequence& sequence,
+                    const Tensor& x) {
+  for (QuantBlock* block : blocks) block->use(nullptr, Hardness::hard);
+  return forward(ctx, model, blocks, sequence, x).value;
+}
+
+WindowResult optimise_window(Context& ctx, const ModelConfig& model, const RunConfig& config, const Window& window,
+                             std::span<QuantBlock* const> blocks, const Sequence& sequence, const WindowData& data,
+                             double lr_factor, std::stop_token stop,
+                             const std::function<void(const WindowProgress&)>& progress) {
+  const std::int64_t batch = std::min(config.batch_size, data.trained);
+  const std::int64_t per_epoch = (data.trained + batch - 1) / batch, steps = per_epoch * config.epochs;
+  Sequence one = sequence, several = sequence;
+  one.batch = 1;
+  WindowResult result;
+  result.steps = steps;
+  result.start_distance = hard_distance(ctx, model, config, blocks, one, data);
+  // The loss is made relative, so that lambda_com and the rates mean the same in every window and model.
+  const double unit = result.start_distance > 0 ? 1 / result.start_distance : 1;
+
+  Optimizer optimizer(ctx, parameter_groups(config, blocks, lr_factor), steps);
+  Rng rng(config.seed * 1000003 + std::uint64_t(window.begin) * 1009 + std::uint64_t(window.end));
+  std::vector<Tensor> recent;  // losses not looked at yet
+  double epoch_sum = 0;
+  for (std::int64_t step = 0; step < steps;) {
+    const std::vector<std::int64_t> order = shuffled(data.trained, rng);
+    for (std::int64_t first = 0; first < data.trained; first += batch, ++step) {
+      if (stop.stop_requested()) throw Interrupted{};
+      const auto which = std::span(order).subspan(std::size_t(first), std::size_t(std::min(batch, data.trained - first)));
+      several.batch = std::int64_t(which.size());
+      const Annealing annealing = annealing_at(config, step, steps);
+
+      Tape tape(ctx);
+      for (QuantBlock* block : blocks) block->use(&tape, annealing.hardness);
+      const Var y = forward(ctx, model, blocks, several, stack(ctx, data.input, which));
+      Var loss = distance(ctx, config, stack(ctx, data.target, which), y);
+      if (!data.homologous_target.empty())
+        loss = ops::add(ctx, loss, distance(ctx, config, stack(ctx, data.homologous_target, which), y));
+      loss = ops::scale(ctx, loss, unit);
+      recent.push_back(loss.value);
+      if (annealing.lambda > 0)
+        for (const QuantBlock* block : blocks)
+          loss = ops::add(ctx, loss, ops::scale(ctx, block->regulariser(ctx, annealing.beta), annealing.lambda));
+      if (loss.needs_grad()) tape.backward(loss);
+      optimizer.step();
+
+      const bool epoch_ends = first + batch >= data.trained;
+      if (std::int64_t(recent.size()) < kLossInterval && !epoch_ends) continue;
+      double sum = 0;
+      for (const Tensor& l : recent) sum += to_host<float>(ctx, l)[0];
+      if (!std::isfinite(sum)) throw NonFiniteLoss{step};
+      epoch_sum += sum;
+      progress({step + 1, steps, sum / double(recent.size())});
+      recent.clear();
+    }
+    result.losses.push_back(epoch_sum / double(per_epoch));
+    epoch_sum = 0;
+  }
+  for (QuantBlock* block : blocks) block->use(nullptr, Hardness::hard);
+  result.end_distance = hard_distance(ctx, model, config, blocks, one, data);
+  if (!std::isfinite(result.end_distance)) throw NonFiniteLoss{steps};
+  return result;
+}
+
+}  // namespace cbq

@@ -1,0 +1,89 @@
+#include "quant/gptq.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/kernels.h"
+
+namespace cbq {
+namespace {
+
+constexpr int kDampingTries = 6;
+
+// 2/n sum x x^T over all rows that reach `site` in the samples.
+Tensor hessian(Context& ctx, const ModelConfig& config, QuantBlock& block, Site site, std::span<const Tensor> inputs,
+               const Sequence& sequence) {
+  Tensor h;
+  std::int64_t rows = 0;
+  block.observer = [&](Site at, const Tensor& x) {
+    if (at != site) return;
+    if (!h) h = full(ctx, {x.cols(), x.cols()}, x.dtype(), 0);
+    ctx.kernels->matmul(ctx, h, x, Trans::yes, x, Trans::no, View(), Write::add);
+    rows += x.rows();
+  };
+  for (const Tensor& x : inputs) block_forward(ctx, config, block, x, sequence);
+  block.observer = nullptr;
+  Tensor scaled(ctx, h.shape(), h.dtype());
+  ctx.kernels->scale(ctx, scaled, h, 2.0 / double(rows));
+  return scaled;
+}
+
+// The columns in the order they are quantised.
+std::vector<std::int32_t> column_order(const std::vector<float>& h, std::int64_t n, const GptqOptions& options) {
+  std::vector<std::int32_t> order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  const auto diagonal = [&](std::int32_t j) { return h[std::size_t(j) * std::size_t(n + 1)]; };
+  if (options.act_order)
+    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return diagonal(a) > diagonal(b); });
+  return order;
+}
+
+// u of kernels.h for the damped h with rows and columns in `order`. The damping grows while h is not positive definite.
+Tensor inverse_factor(Context& ctx, const std::vector<float>& h, const std::vector<std::int32_t>& order, DType dtype,
+                      const GptqOptions& options) {
+  const std::size_t n = order.size();
+  double mean = 0;
+  for (std::size_t j = 0; j < n; ++j) mean += h[j * (n + 1)] / double(n);
+  std::vector<float> permuted(n * n);
+  for (std::size_t i = 0; i < n; ++i)
+    for (std::size_t j = 0; j < n; ++j) permuted[i * n + j] = h[std::size_t(order[i]) * n + std::size_t(order[j])];
+  double damping = options.damping * (mean > 0 ? mean : 1), added = 0;
+  Tensor u(ctx, {std::int64_t(n), std::int64_t(n)}, dtype);
+  for (int attempt = 1;; ++attempt, damping *= 10) {
+    for (std::size_t j = 0; j < n; ++j) permuted[j * (n + 1)] += float(damping - added);
+    added = damping;
+    try {
+      ctx.kernels->cholesky_of_inverse(ctx, u, from_host<float>(ctx, u.shape(), dtype, permuted));
+      return u;
+    } catch (const Error&) {
+      if (attempt == kDampingTries) throw;
+    }
+  }
+}
+
+}  // namespace
+
+void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, std::span<const Tensor> inputs, DType stored,
+                const GptqOptions& options) {
+  const DType dtype = inputs[0].dtype();
+  const Sequence sequence = make_sequence(ctx, config, 1, 0, inputs[0].rows(), dtype);
+  block.use(nullptr, Hardness::hard);
+  for (const Site site : {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out}) {
+    const auto roles = linear_roles(config.family, site);
+    if (std::none_of(roles.begin(), roles.end(), [&](LinearRole role) { return block.rounding(role) != nullptr; })) continue;
+    const std::vector<float> h = to_host<float>(ctx, hessian(ctx, config, block, site, inputs, sequence));
+    const std::vector<std::int32_t> order = column_order(h, weight_shape(config, roles[0])[1], options);
+    const Tensor u = inverse_factor(ctx, h, order, dtype, options);
+    const Tensor device_order = from_host<std::int32_t>(ctx, {std::int64_t(order.size())}, DType::i32, order);
+    for (const LinearRole role : roles) {
+      const WeightRounding* rounding = block.rounding(role);
+      if (!rounding) continue;
+      HardWeight hard = rounding->harden(ctx, stored);  // for its grid
+      ctx.kernels->gptq_codes(ctx, hard.codes, block.weights()[role].weight.value, {hard.scale, hard.zero, hard.spec.bits}, u,
+                              device_order);
+      block.fix(ctx, role, std::move(hard), stored);
+    }
+  }
+}
+
+}  // namespace cbq

@@ -1,0 +1,169 @@
+#include "quant/quant_block.h"
+
+namespace cbq {
+namespace {
+
+// State of a part of the block, its names prefixed: "q.a1".
+void add_prefixed(std::map<std::string, Tensor>& all, const std::string& prefix, const std::map<std::string, Tensor>& part) {
+  for (const auto& [name, tensor] : part) all[prefix + name] = tensor;
+}
+
+std::map<std::string, Tensor> with_prefix(const std::map<std::string, Tensor>& all, const std::string& prefix) {
+  std::map<std::string, Tensor> part;
+  for (const auto& [name, tensor] : all)
+    if (name.starts_with(prefix)) part[name.substr(prefix.size())] = tensor;
+  return part;
+}
+
+std::string site_prefix(int site) { return "site" + std::to_string(site) + "."; }
+std::string role_prefix(const ModelConfig& config, LinearRole role) { return short_name(config, role) + "."; }
+
+}  // namespace
+
+std::unique_ptr<DenseBlock> dense_block(Context& ctx, const ModelConfig& config, const HardBlock& hard) {
+  auto block = std::make_unique<DenseBlock>(config, hard.weights);
+  const DType dtype = hard.weights[LinearRole::q].weight.value.dtype();
+  for (const LinearRole role : linear_roles(config.family)) {
+    const auto site = std::size_t(site_of(role));
+    const ActivationSpec& activation = hard.spec[std::size_t(role)].activation;
+    if (activation.bits < 16) block->activations[site] = {activation, full(ctx, {1}, dtype, hard.activation_factor[site])};
+  }
+  block->kv_cache = hard.kv_cache;
+  return block;
+}
+
+QuantBlock::QuantBlock(Context& ctx, const ModelConfig& config, BlockWeights weights, const BlockSpec& spec,
+                       ActivationSpec kv_cache, const RoundingOptions& options, Rng& rng)
+    : config_(config),
+      weights_(std::move(weights)),
+      spec_(spec),
+      kv_cache_(kv_cache),
+      activation_steps_(options.activation_steps) {
+  for (const LinearRole role : linear_roles(config_.family)) {
+    const LinearSpec& linear = spec_[std::size_t(role)];
+    const Tensor& w = weights_[role].weight.value;
+    if (linear.weight.quantised()) roundings_[std::size_t(role)].emplace(ctx, w, linear.weight, options, rng);
+    Parameter& factor = factors_[std::size_t(site_of(role))];
+    if (linear.activation.bits < 16 && !factor.value) factor = Parameter("factor", full(ctx, {1}, w.dtype(), 1));
+  }
+}
+
+std::vector<Var> QuantBlock::linears(Context& ctx, Site site, const Var& x) {
+  const auto roles = linear_roles(config_.family, site);
+  const ActivationSpec& activation = spec_[std::size_t(roles[0])].activation;
+  const Parameter& factor = factors_[std::size_t(site)];
+  Var x_hat = x;
+  if (activation.bits < 16) {
+    const bool learned = tape_ && activation_steps_ == StepSizes::learned;
+    x_hat = ops::fake_quant(ctx, x, learned ? tape_->leaf(factor) : Var(factor.value), activation.bits, activation.symmetry);
+  }
+  if (observer) observer(site, x_hat.value);
+  std::vector<Var> y;
+  for (const LinearRole role : roles) {
+    // The weight's node is recorded right before its product's, so backward frees each weight gradient at once.
+    y.push_back(ops::linear(ctx, x_hat, weight(ctx, role), weights_[role].bias));
+  }
+  return y;
+}
+
+Var QuantBlock::weight(Context& ctx, LinearRole role) const {
+  const auto i = std::size_t(role);
+  if (fixed_[i]) return fixed_[i]->w_hat;
+  if (!roundings_[i]) return weights_[role].weight;
+  return ops::quantise_weight(ctx, roundings_[i]->vars(ctx, tape_, hardness_));
+}
+
+void QuantBlock::fix(Context& ctx, LinearRole role, HardWeight hard, DType stored) {
+  Tensor w_hat = dequantise(ctx, hard, stored);
+  fixed_[std::size_t(role)] = Fixed{std::move(hard), std::move(w_hat)};
+}
+
+Var QuantBlock::cached(Context& ctx, const Var& kv) { return quantise_kv_cache(ctx, config_, kv, kv_cache_); }
+
+Var QuantBlock::regulariser(Context& ctx, double beta) const {
+  Var sum;
+  for (const auto& rounding : roundings_) {
+    if (!rounding || !is_annealed(rounding->kind())) continue;
+    const Var term = ops::rounding_regulariser(ctx, rounding->vars(ctx, tape_, Hardness::soft), beta);
+    sum = sum.value ? ops::add(ctx, sum, term) : term;
+  }
+  return sum;
+}
+
+HardBlock QuantBlock::harden(Context& ctx, DType stored) const {
+  HardBlock hard;
+  hard.weights = weights_;
+  hard.spec = spec_;
+  hard.kv_cache = kv_cache_;
+  for (const LinearRole role : linear_roles(config_.family)) {
+    const auto i = std::size_t(role);
+    if (!roundings_[i]) {
+      Var& w = hard.weights[role].weight;  // 16-bit, but preprocessing may have scaled it
+      w = convert(ctx, convert(ctx, w.value, stored), w.value.dtype());
+      continue;
+    }
+    hard.hard[i] = fixed_[i] ? fixed_[i]->hard : roundings_[i]->harden(ctx, stored);
+    hard.weights[role].weight = dequantise(ctx, *hard.hard[i], stored);
+  }
+  for (int site = 0; site < kSites; ++site)
+    if (factors_[std::size_t(site)].value)
+      hard.activation_factor[std::size_t(site)] = to_host<float>(ctx, factors_[std::size_t(site)].value)[0];
+  return hard;
+}
+
+std::vector<Parameter*> QuantBlock::rounding_parameters() {
+  std::vector<Parameter*> all;
+  for (auto& rounding : roundings_)
+    if (rounding)
+      for (Parameter* p : rounding->rounding_parameters()) all.push_back(p);
+  return all;
+}
+
+std::vector<Parameter*> QuantBlock::scale_parameters() {
+  std::vector<Parameter*> all;
+  for (auto& rounding : roundings_)
+    if (rounding)
+      for (Parameter* p : rounding->scale_parameters()) all.push_back(p);
+  return all;
+}
+
+std::vector<Parameter*> QuantBlock::activation_parameters() {
+  std::vector<Parameter*> all;
+  if (activation_steps_ == StepSizes::fixed) return all;
+  for (Parameter& factor : factors_)
+    if (factor.value) all.push_back(&factor);
+  return all;
+}
+
+std::map<std::string, Tensor> QuantBlock::state() {
+  std::map<std::string, Tensor> all;
+  for (const LinearRole role : linear_roles(config_.family))
+    if (auto& rounding = roundings_[std::size_t(role)]) add_prefixed(all, role_prefix(config_, role), rounding->state());
+  for (int site = 0; site < kSites; ++site)
+    if (const Parameter& factor = factors_[std::size_t(site)]; factor.value) all[site_prefix(site) + factor.name] = factor.value;
+  return all;
+}
+
+void QuantBlock::restore(const std::map<std::string, Tensor>& state) {
+  for (const LinearRole role : linear_roles(config_.family))
+    if (auto& rounding = roundings_[std::size_t(role)]) rounding->restore(with_prefix(state, role_prefix(config_, role)));
+  for (int site = 0; site < kSites; ++site)
+    if (Parameter& factor = factors_[std::size_t(site)]; factor.value) {
+      const auto saved = state.find(site_prefix(site) + factor.name);
+      require(saved != state.end(), "resume: the saved state has no activation factor of site ", site);
+      factor.value = saved->second;
+    }
+}
+
+double QuantBlock::moved_share(Context& ctx) const {
+  double moved = 0, count = 0;
+  for (std::size_t i = 0; i < roundings_.size(); ++i) {
+    if (!roundings_[i]) continue;
+    const double weights = double(weights_.linears[i].weight.value.count());
+    moved += weights * roundings_[i]->moved_share(ctx);
+    count += weights;
+  }
+  return count > 0 ? moved / count : 0;
+}
+
+}  // namespace cbq

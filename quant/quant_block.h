@@ -1,0 +1,83 @@
+// A block whose linear layers are quantised and learned: the student of cross-block reconstruction.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <map>
+#include <optional>
+
+#include "quant/rounding.h"
+
+namespace cbq {
+
+using BlockSpec = std::array<LinearSpec, kLinearRoles>;
+
+// A block hardened: what is written to disk, and the layers it computes with.
+struct HardBlock {
+  BlockWeights weights;                                    // de-quantised linears, folded norms, biases
+  std::array<std::optional<HardWeight>, kLinearRoles> hard;  // empty for 16-bit layers
+  BlockSpec spec;
+  std::array<double, kSites> activation_factor{1, 1, 1, 1};
+  ActivationSpec kv_cache;
+};
+std::unique_ptr<DenseBlock> dense_block(Context& ctx, const ModelConfig& config, const HardBlock& hard);
+
+class QuantBlock final : public BlockLayers {
+ public:
+  // `weights` are full precision, already preprocessed.
+  QuantBlock(Context& ctx, const ModelConfig& config, BlockWeights weights, const BlockSpec& spec, ActivationSpec kv_cache,
+             const RoundingOptions& options, Rng& rng);
+
+  // Sets what the next forwards do: record on `tape` (null: nothing is learned) with soft or hard rounding.
+  void use(Tape* tape, Hardness hardness) { tape_ = tape, hardness_ = hardness; }
+
+  std::vector<Var> linears(Context& ctx, Site site, const Var& x) override;
+  const Norm& norm(NormRole role) const override {
+    return role == NormRole::attention ? weights_.attention_norm : weights_.mlp_norm;
+  }
+  Var cached(Context& ctx, const Var& kv) override;
+
+  // Sum over the linear layers of L_com at `beta`, on the current tape. Annealed kinds only.
+  Var regulariser(Context& ctx, double beta) const;
+
+  HardBlock harden(Context& ctx, DType stored) const;
+
+  std::vector<Parameter*> rounding_parameters();
+  std::vector<Parameter*> scale_parameters();
+  std::vector<Parameter*> activation_parameters();  // one factor per site with quantised activations
+
+  std::map<std::string, Tensor> state();
+  void restore(const std::map<std::string, Tensor>& state);
+  double moved_share(Context& ctx) const;
+
+  // Replaces the rounding of a layer by given integers, from now on (GPTQ).
+  void fix(Context& ctx, LinearRole role, HardWeight hard, DType stored);
+  // Called with what the layers of each site read, activation quantiser included.
+  std::function<void(Site, const Tensor& x)> observer;
+  const WeightRounding* rounding(LinearRole role) const {
+    const auto& r = roundings_[std::size_t(role)];
+    return r ? &*r : nullptr;
+  }
+  const BlockWeights& weights() const { return weights_; }
+
+ private:
+  // What the product of `role` multiplies by now.
+  Var weight(Context& ctx, LinearRole role) const;
+
+  const ModelConfig& config_;
+  BlockWeights weights_;
+  BlockSpec spec_;
+  ActivationSpec kv_cache_;
+  StepSizes activation_steps_;
+  std::array<std::optional<WeightRounding>, kLinearRoles> roundings_;
+  struct Fixed {
+    HardWeight hard;
+    Tensor w_hat;
+  };
+  std::array<std::optional<Fixed>, kLinearRoles> fixed_;
+  std::array<Parameter, kSites> factors_;
+  Tape* tape_ = nullptr;
+  Hardness hardness_ = Hardness::soft;
+};
+
+}  // namespace cbq

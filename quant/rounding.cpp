@@ -1,0 +1,141 @@
+#include "quant/rounding.h"
+
+#include <cmath>
+
+#include "core/kernels.h"
+
+namespace cbq {
+namespace {
+
+// The smallest step size that `stored` can hold: a smaller one would turn to zero on disk.
+double smallest_step(DType stored) { return stored == DType::f16 ? 0x1p-24 : 1.2e-38; }
+
+Tensor round_to(Context& ctx, const Tensor& x, DType stored) {
+  return stored == x.dtype() ? x : convert(ctx, convert(ctx, x, stored), x.dtype());
+}
+
+Var leaf_or_constant(Tape* tape, const Parameter& parameter) {
+  return tape ? tape->leaf(parameter) : Var(parameter.value);
+}
+
+}  // namespace
+
+bool is_annealed(RoundingKind kind) { return kind == RoundingKind::lora || kind == RoundingKind::dense; }
+
+Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored) {
+  Tensor w_hat(ctx, hard.codes.shape(), hard.scale.dtype());
+  ctx.kernels->dequantise_weight(ctx, w_hat, hard.codes, {hard.scale, hard.zero, hard.spec.bits});
+  return round_to(ctx, w_hat, stored);
+}
+
+WeightRounding::WeightRounding(Context& ctx, Tensor w, const WeightSpec& spec, const RoundingOptions& options, Rng& rng)
+    : spec_(spec), options_(options), w_(std::move(w)) {
+  const DType dtype = w_.dtype();
+  const Shape grid = spec_.grid_shape(w_.shape());
+  const std::int64_t out = w_.size(0), in = w_.size(1), rank = options_.rank;
+  scale0_ = Tensor(ctx, grid, dtype);
+  zero0_ = Tensor(ctx, grid, dtype);
+  ctx.kernels->start_grid(ctx, scale0_, zero0_, w_, spec_.bits, spec_.symmetry, kMinClipRatio,
+                          options_.start == Start::mse ? kClipSteps : 1);
+  if (options_.kind == RoundingKind::sign) {
+    low_ = Parameter("low", full(ctx, grid, dtype, 1));
+    high_ = Parameter("high", full(ctx, grid, dtype, 1));
+  } else {
+    log_scale_ = Parameter("log_scale", full(ctx, grid, dtype, 0));
+  }
+  switch (options_.kind) {
+    case RoundingKind::nearest: break;
+    case RoundingKind::lora:
+    case RoundingKind::lora_ste: {
+      std::vector<float> gaussian(std::size_t(out * rank));
+      for (float& a : gaussian) a = float(rng.normal() / std::sqrt(double(rank)));
+      a1_ = Parameter("a1", from_host<float>(ctx, {out, rank}, dtype, gaussian));
+      a2_ = Parameter("a2", full(ctx, {rank, in}, dtype, 0));
+      break;
+    }
+    case RoundingKind::dense:
+    case RoundingKind::sign: dense_ = Parameter("dense", full(ctx, w_.shape(), dtype, 0)); break;
+    case RoundingKind::weights: weight_ = Parameter("weight", copy(ctx, w_)); break;
+  }
+}
+
+ops::Grid WeightRounding::grid(Context& ctx, Tape* tape) const {
+  Tape* learned_on = options_.weight_steps == StepSizes::learned ? tape : nullptr;
+  if (options_.kind == RoundingKind::sign)
+    return ops::clip_grid(ctx, scale0_, zero0_, leaf_or_constant(learned_on, low_), leaf_or_constant(learned_on, high_),
+                          spec_.bits, spec_.symmetry);
+  return {ops::scaled_exp(ctx, scale0_, leaf_or_constant(learned_on, log_scale_)), zero0_};
+}
+
+ops::WeightQuantiserVars WeightRounding::vars(Context& ctx, Tape* tape, Hardness hardness) const {
+  const ops::Grid g = grid(ctx, tape);
+  const auto sigmoid = hardness == Hardness::soft ? Rounder::sigmoid : Rounder::sigmoid_hard;
+  ops::WeightQuantiserVars vars{.w = w_, .scale = g.scale, .zero = g.zero, .bits = spec_.bits,
+                                .rounder = is_annealed(options_.kind) ? sigmoid : Rounder::straight_through,
+                                .dense = {}, .a1 = {}, .a2 = {}};
+  if (weight_.value) vars.w = leaf_or_constant(tape, weight_);
+  if (dense_.value) vars.dense = leaf_or_constant(tape, dense_);
+  if (a1_.value) {
+    vars.a1 = leaf_or_constant(tape, a1_);
+    vars.a2 = leaf_or_constant(tape, a2_);
+  }
+  return vars;
+}
+
+HardWeight WeightRounding::harden(Context& ctx, DType stored) const {
+  const ops::WeightQuantiserVars v = vars(ctx, nullptr, Hardness::hard);
+  HardWeight hard{spec_, Tensor(ctx, w_.shape(), DType::u8), round_to(ctx, v.scale.value, stored), v.zero.value};
+  Tensor bounded(ctx, hard.scale.shape(), hard.scale.dtype());
+  ctx.kernels->clamp(ctx, bounded, hard.scale, smallest_step(stored), 1e30);
+  hard.scale = std::move(bounded);
+  ctx.kernels->weight_codes(ctx, hard.codes,
+                            {v.w.value, {hard.scale, hard.zero, spec_.bits}, v.rounder, {v.dense.value, v.a1.value, v.a2.value}});
+  return hard;
+}
+
+std::vector<Parameter*> WeightRounding::rounding_parameters() {
+  std::vector<Parameter*> all;
+  for (Parameter* p : {&a1_, &a2_, &dense_, &weight_})
+    if (p->value) all.push_back(p);
+  return all;
+}
+
+std::vector<Parameter*> WeightRounding::scale_parameters() {
+  if (options_.weight_steps == StepSizes::fixed) return {};
+  if (options_.kind == RoundingKind::sign) return {&low_, &high_};
+  return {&log_scale_};
+}
+
+std::vector<Parameter*> WeightRounding::parameters() {
+  std::vector<Parameter*> all;
+  for (Parameter* p : {&log_scale_, &low_, &high_, &a1_, &a2_, &dense_, &weight_})
+    if (p->value) all.push_back(p);
+  return all;
+}
+
+std::map<std::string, Tensor> WeightRounding::state() {
+  std::map<std::string, Tensor> tensors;
+  for (const Parameter* p : parameters()) tensors[p->name] = p->value;
+  return tensors;
+}
+
+void WeightRounding::restore(const std::map<std::string, Tensor>& state) {
+  for (Parameter* p : parameters()) {
+    const auto saved = state.find(p->name);
+    require(saved != state.end() && saved->second.shape() == p->value.shape(), "resume: the saved state has no ", p->name,
+            " of shape ", p->value.shape());
+    p->value = saved->second;
+  }
+}
+
+double WeightRounding::moved_share(Context& ctx) const {
+  const HardWeight hard = harden(ctx, w_.dtype());
+  Tensor nearest(ctx, w_.shape(), DType::u8);
+  ctx.kernels->weight_codes(ctx, nearest, {w_, {hard.scale, hard.zero, spec_.bits}, Rounder::straight_through, {}});
+  const auto a = to_host<std::uint8_t>(ctx, hard.codes), b = to_host<std::uint8_t>(ctx, nearest);
+  std::int64_t moved = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) moved += a[i] != b[i];
+  return double(moved) / double(a.size());
+}
+
+}  // namespace cbq

@@ -1,0 +1,80 @@
+// The rounding parametrisations behind one interface: what is learned of one weight, and how it hardens to integers.
+#pragma once
+
+#include <map>
+#include <optional>
+
+#include "autograd/ops.h"
+#include "core/rng.h"
+#include "quant/spec.h"
+
+namespace cbq {
+
+// soft: as trained, sigmoid rounders between integers. hard: on integers.
+enum class Hardness { soft, hard };
+
+// Integers and grid of a weight, final. w_hat = s (q - z) rounded to `stored`, the dtype of the checkpoint, in which s is
+// kept too: the numbers every reader of the file computes.
+struct HardWeight {
+  WeightSpec spec;
+  Tensor codes;        // (out, in) u8
+  Tensor scale, zero;  // (out, in/G) in the compute dtype, values of `stored`
+};
+Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored);
+
+// Whether step sizes move from their start.
+enum class StepSizes { fixed, learned };
+
+struct RoundingOptions {
+  RoundingKind kind = RoundingKind::nearest;
+  Start start = Start::mse;
+  std::int64_t rank = 5;  // of lora and lora_ste
+  StepSizes weight_steps = StepSizes::learned;      // of `sign`: its two clips
+  StepSizes activation_steps = StepSizes::learned;  // factors on the dynamic range
+};
+
+class WeightRounding {
+ public:
+  // w (out, in) full precision. A1 starts Gaussian with standard deviation 1/sqrt(K), drawn from `rng`; A2 and every other
+  // offset start at zero, so that all kinds start at round-to-nearest once hardened.
+  WeightRounding(Context& ctx, Tensor w, const WeightSpec& spec, const RoundingOptions& options, Rng& rng);
+
+  RoundingKind kind() const { return options_.kind; }
+  const WeightSpec& spec() const { return spec_; }
+
+  // The op inputs at this step; leaves of `tape`, or constants when it is null.
+  ops::WeightQuantiserVars vars(Context& ctx, Tape* tape, Hardness hardness) const;
+  // The integers as the current parameters give them, s rounded to `stored`.
+  HardWeight harden(Context& ctx, DType stored) const;
+
+  // Learned tensors by role; empty vectors for kinds without.
+  std::vector<Parameter*> rounding_parameters();  // a1, a2; dense; sign's V; w'
+  std::vector<Parameter*> scale_parameters();     // log step sizes, or the two clips of `sign`
+
+  // All that a resumed run needs besides the constructor's arguments, by name.
+  std::map<std::string, Tensor> state();
+  void restore(const std::map<std::string, Tensor>& state);
+
+  // Share of weights whose integer differs from round-to-nearest on the same grid.
+  double moved_share(Context& ctx) const;
+
+ private:
+  // Every parameter the kind has, with the name it is saved under.
+  std::vector<Parameter*> parameters();
+  ops::Grid grid(Context& ctx, Tape* tape) const;
+
+  WeightSpec spec_;
+  RoundingOptions options_;
+  Tensor w_;               // (out, in)
+  Tensor scale0_, zero0_;  // start grid
+  Parameter log_scale_;    // s = scale0 exp(log_scale): learned relative to its start. All kinds but `sign`
+  Parameter low_, high_;   // clips of `sign`
+  Parameter a1_, a2_;      // lora, lora_ste
+  Parameter dense_;        // offset of dense, V of sign
+  Parameter weight_;       // w' of weights
+};
+
+// Whether the kind has a soft phase that must be annealed (lora, dense).
+bool is_annealed(RoundingKind kind);
+
+}  // namespace cbq

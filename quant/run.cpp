@@ -1,0 +1,182 @@
+#include "quant/run.h"
+
+#include <sys/resource.h>
+
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/files.h"
+#include "core/progress.h"
+#include "models/dataset.h"
+#include "quant/export.h"
+#include "quant/memory_plan.h"
+#include "quant/reconstruct.h"
+
+namespace cbq {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+class PhaseTimes {
+ public:
+  // Seconds since the last call, or since construction, belong to `phase`.
+  void end(const std::string& phase) {
+    const auto now = std::chrono::steady_clock::now();
+    seconds_[phase] = std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+  }
+  void set(const std::string& phase, double seconds) { seconds_[phase] = seconds; }
+  const Json& json() const { return seconds_; }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+  Json seconds_ = Json::object();
+};
+
+std::vector<std::int32_t> stream_of(const Tokenizer& tokenizer, const std::filesystem::path& file, const ModelConfig& model) {
+  return token_stream(tokenizer, read_texts(file), model.vocab);
+}
+
+// nsamples + heldout windows; with several files each gives its share.
+Windows calibration(const RunConfig& config, const Tokenizer& tokenizer, const ModelConfig& model) {
+  require_input(!config.dataset.empty(), "config: method ", config.method == Method::cbq ? "cbq" : "gptq",
+                " needs calibration text, found no `dataset`; give a .txt, .json, .jsonl or .json.gz file");
+  const std::int64_t count = config.nsamples + config.heldout, files = std::int64_t(config.dataset.size());
+  Windows windows;
+  for (std::int64_t f = 0; f < files; ++f) {
+    const auto& file = config.dataset[std::size_t(f)];
+    const std::int64_t share = count * (f + 1) / files - count * f / files;
+    const auto part = calibration_windows(stream_of(tokenizer, file, model), share, config.seqlen, config.seed, file);
+    windows.insert(windows.end(), part.begin(), part.end());
+  }
+  return windows;
+}
+
+Windows evaluation(const RunConfig& config, const Tokenizer& tokenizer, const ModelConfig& model) {
+  Windows windows;
+  for (const auto& file : config.eval.data) {
+    const auto part = eval_windows(stream_of(tokenizer, file, model), config.eval.seqlen, config.eval.windows, file);
+    windows.insert(windows.end(), part.begin(), part.end());
+  }
+  return windows;
+}
+
+void print_plan(const RunConfig& config, const Model& model, const std::vector<MemoryItem>& memory, std::FILE* log) {
+  const ModelConfig& m = model.config();
+  std::fprintf(log, "model    %s: %s, %lld blocks, hidden %lld, %s parameters\n", model.folder().string().c_str(),
+               m.architecture.c_str(), static_cast<long long>(m.layers), static_cast<long long>(m.hidden),
+               format_count(parameter_count(m)).c_str());
+  const auto windows = plan_windows(config, m.layers);
+  const std::int64_t steps = config.epochs * ((config.nsamples + config.batch_size - 1) / config.batch_size);
+  if (config.method == Method::cbq)
+    std::fprintf(log, "plan     W%dA%d, %zu windows of up to %lld blocks, %lld steps each, %lld + %lld samples of %lld tokens\n",
+                 config.wbits, config.abits, windows.size(), static_cast<long long>(config.window), static_cast<long long>(steps),
+                 static_cast<long long>(config.nsamples), static_cast<long long>(config.heldout),
+                 static_cast<long long>(config.seqlen));
+  else
+    std::fprintf(log, "plan     W%dA%d, %s, %zu blocks one at a time\n", config.wbits, config.abits,
+                 config.method == Method::gptq ? "GPTQ" : "round to nearest", windows.size());
+  std::fprintf(log, "memory   %s expected at the peak:", format_bytes(total_bytes(memory)).c_str());
+  for (const MemoryItem& item : memory) std::fprintf(log, " %s %s;", item.what.c_str(), format_bytes(item.bytes).c_str());
+  std::fprintf(log, "\n");
+}
+
+Json quality_json(const Quality& q) {
+  return {{"perplexity", q.perplexity}, {"kl", q.kl.value_or(0)}, {"top1", q.top1.value_or(1)}, {"tokens", q.tokens}};
+}
+
+// Full precision, round-to-nearest from the mse start, and the integers in the store.
+Json evaluate_all(Context& ctx, const Model& model, const RunConfig& config, const std::vector<BlockSpec>& specs,
+                  const RunStore& store, const Windows& windows, std::FILE* log) {
+  const ModelConfig& m = model.config();
+  const ActivationSpec kv_cache{config.kv_bits, Symmetry::asymmetric};
+  const auto hidden = [&](const std::string& title, const BlockSource& blocks) {
+    Progress progress(log, "evaluate " + title, m.layers * std::int64_t(windows.size()));
+    auto states = hidden_states(ctx, model, blocks, windows, [&](std::int64_t done, std::int64_t) { progress.update(done, ""); });
+    progress.finish("");
+    return states;
+  };
+  const auto reference = hidden("full precision", [&](std::int64_t i) { return model.block(i); });
+  Json results;
+  results["full_precision"] = quality_json(measure(ctx, model, reference, windows));
+  const auto add = [&](const std::string& name, const BlockSource& blocks) {
+    results[name] = quality_json(measure(ctx, model, hidden(name, blocks), windows, &model, &reference));
+  };
+  add("nearest", [&](std::int64_t i) {
+    Rng rng(0);  // nearest draws nothing
+    const QuantBlock block(ctx, m, model.block_weights(i), specs[std::size_t(i)], kv_cache, {}, rng);
+    return dense_block(ctx, m, block.harden(ctx, m.dtype));
+  });
+  add("quantised", [&](std::int64_t i) { return dense_block(ctx, m, store.load_block(ctx, m, i, model.compute())); });
+  return results;
+}
+
+double reconstruction_seconds(const std::filesystem::path& metrics) {
+  double sum = 0;
+  std::ifstream in(metrics);
+  for (std::string line; std::getline(in, line);) sum += nlohmann::json::parse(line).value("seconds", 0.0);
+  return sum;
+}
+
+Json peak_memory(const Context& ctx) {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return {{"compute", ctx.allocator->peak_bytes()}, {"process", std::int64_t(usage.ru_maxrss) * 1024}};
+}
+
+}  // namespace
+
+nlohmann::ordered_json run(Context& ctx, const RunConfig& config, std::FILE* log, std::stop_token stop) {
+  PhaseTimes times;
+  const Model model(ctx, config.model);
+  const auto tokenizer = Tokenizer::open(config.model);
+  require_input(tokenizer->vocab_size() <= model.config().vocab, "tokenizer: ids up to ", tokenizer->vocab_size() - 1, ", but ",
+                config.model.string(), " has a vocabulary of ", model.config().vocab, "; put the model's own tokenizer there");
+  const std::vector<BlockSpec> specs = block_specs(config, model.config());
+  const Windows samples = needs_calibration(config) ? calibration(config, *tokenizer, model.config()) : Windows{};
+  const Windows eval = evaluation(config, *tokenizer, model.config());
+
+  RunStore store(config.output_dir, fingerprint(config));
+  const std::filesystem::path report_file = config.output_dir / "report.json", metrics_file = config.output_dir / "metrics.jsonl";
+  if (store.finished()) {
+    std::fprintf(log, "%s is complete; choose another output_dir, or delete it, to run again\n", config.output_dir.string().c_str());
+    return Json::parse(read_file(report_file));
+  }
+  write_file(config.output_dir / "run_config.json", to_json(config).dump(2) + "\n");
+  const auto memory = plan_memory(config, model.config(), std::int64_t(samples.size()));
+  print_plan(config, model, memory, log);
+  if (store.windows_done() > 0)
+    std::fprintf(log, "resume   %lld windows are done\n", static_cast<long long>(store.windows_done()));
+  times.end("prepare");
+
+  Reconstruction(ctx, model, config, specs, samples, store, log).run(metrics_file, stop);
+  times.end("reconstruct");
+  times.set("reconstruct", reconstruction_seconds(metrics_file));  // of all parts of an interrupted run
+  export_checkpoint(ctx, model, store, specs, config);
+  times.end("export");
+
+  Json report;
+  report["config"] = to_json(config);
+  report["model"] = {{"architecture", model.config().architecture}, {"blocks", model.config().layers},
+                     {"parameters", parameter_count(model.config())}};
+  report["results"] = eval.empty() ? Json::object() : evaluate_all(ctx, model, config, specs, store, eval, log);
+  times.end("evaluate");
+  report["time_s"] = times.json();
+  report["peak_memory_bytes"] = peak_memory(ctx);
+  report["memory_plan"] = Json::array();
+  for (const MemoryItem& item : memory) report["memory_plan"].push_back({{"what", item.what}, {"bytes", item.bytes}});
+  write_file(report_file, report.dump(2) + "\n");
+  store.finish();
+  return report;
+}
+
+void print_results(const nlohmann::ordered_json& report, std::FILE* out) {
+  if (report["results"].empty()) return;
+  std::fprintf(out, "\n%-16s %12s %10s %8s\n", "", "perplexity", "KL", "top-1");
+  for (const auto& [name, quality] : report["results"].items())
+    std::fprintf(out, "%-16s %12.4f %10.5f %7.2f%%\n", name.c_str(), quality["perplexity"].get<double>(),
+                 quality["kl"].get<double>(), 100 * quality["top1"].get<double>());
+}
+
+}  // namespace cbq

@@ -1,0 +1,89 @@
+// The CUDA backend against the CPU backend: memory and matmul. Needs a GPU; says so when there is none.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/kernels.h"
+#include "core/rng.h"
+#include "core/tensor.h"
+#include "cpu/open.h"
+#include "cuda/open.h"
+
+namespace cbq {
+namespace {
+
+class Cuda : public testing::Test {
+ protected:
+  void SetUp() override {
+    try {
+      gpu = cuda::open();
+    } catch (const Error& e) {
+      GTEST_SKIP() << "1 test skipped, it needs a GPU: " << e.what();
+    }
+  }
+  std::unique_ptr<Context> cpu = cpu::open(0, FreshMemory::nan_bytes);
+  std::unique_ptr<Context> gpu;
+};
+
+std::vector<float> randn(std::int64_t count, std::uint64_t seed) {
+  Rng rng(seed);
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& v : values) v = float(rng.normal());
+  return values;
+}
+
+double relative_error(const std::vector<double>& a, const std::vector<double>& b) {
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    difference += (a[i] - b[i]) * (a[i] - b[i]);
+    norm += b[i] * b[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+TEST_F(Cuda, RoundTripsEveryDType) {
+  const std::vector<float> values = randn(33 * 31, 1);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    const auto expected = to_host<float>(*cpu, from_host<float>(*cpu, {33, 31}, dtype, values));
+    EXPECT_EQ(to_host<float>(*gpu, from_host<float>(*gpu, {33, 31}, dtype, values)), expected) << dtype;
+  }
+  EXPECT_EQ(to_host<float>(*gpu, full(*gpu, {5, 7}, DType::f32, 2.5)), std::vector<float>(35, 2.5f));
+}
+
+TEST_F(Cuda, MatmulAgreesWithTheCpu) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const Trans ta : {Trans::no, Trans::yes})
+      for (const Trans tb : {Trans::no, Trans::yes})
+        for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{32, 64, 128}, {256, 384, 1024}, {8, 16, 24}}) {
+          const Shape sa = ta == Trans::no ? Shape{m, k} : Shape{k, m}, sb = tb == Trans::no ? Shape{k, n} : Shape{n, k};
+          const auto a = randn(m * k, 1), b = randn(k * n, 2), bias = randn(n, 3), start = randn(m * n, 4);
+          const auto run = [&](Context& ctx, DType compute, Write write) {
+            // Both sides start from inputs rounded to `dtype`, so that only the product's own error counts.
+            const auto make = [&](Shape s, const std::vector<float>& v) { return convert(ctx, from_host<float>(ctx, s, dtype, v), compute); };
+            const Tensor y = make({m, n}, start), bias_or_none = write == Write::set ? make({n}, bias) : Tensor();
+            ctx.kernels->matmul(ctx, y, make(sa, a), ta, make(sb, b), tb, bias_or_none, write);
+            return y;
+          };
+          for (const Write write : {Write::set, Write::add}) {
+            const auto expected = to_host<double>(*cpu, run(*cpu, DType::f64, write));
+            const auto first = to_host<float>(*gpu, run(*gpu, dtype, write)), second = to_host<float>(*gpu, run(*gpu, dtype, write));
+            const double error = relative_error(std::vector<double>(first.begin(), first.end()), expected);
+            EXPECT_TRUE(error <= (dtype == DType::f32 ? 1e-6 : 3e-3)) << error << " " << dtype << " " << m << " " << n << " " << k;
+            EXPECT_EQ(first, second) << "two runs differ";
+          }
+        }
+}
+
+TEST_F(Cuda, CountsItsMemory) {
+  const std::int64_t before = gpu->allocator->bytes_in_use();
+  {
+    const Tensor x(*gpu, {1024, 1024}, DType::f32);
+    EXPECT_EQ(gpu->allocator->bytes_in_use(), before + (4 << 20));
+  }
+  EXPECT_EQ(gpu->allocator->bytes_in_use(), before);
+  EXPECT_THROW(Tensor(*gpu, {1 << 20, 1 << 20, 4}, DType::f32), Error);  // 16 TiB
+  EXPECT_EQ(to_host<float>(*gpu, full(*gpu, {3}, DType::f32, 1)), std::vector<float>(3, 1.0f)) << "unusable after a failed allocation";
+}
+
+}  // namespace
+}  // namespace cbq

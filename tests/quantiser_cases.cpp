@@ -1,0 +1,157 @@
+#include <algorithm>
+#include <cmath>
+
+#include "tests/cases.h"
+
+namespace cbq::test {
+namespace {
+
+using Vars = std::span<const Var>;
+constexpr std::uint64_t kSeed = 20261;
+
+// h of AdaRound and its inverse (AdaRound 2004.10568, eq. 23).
+double h(double v) {
+  return std::clamp(1.2 / (1 + std::exp(-v)) - 0.1, 0.0, 1.0);
+}
+double inverse_h(double fraction) {
+  return std::log((fraction + 0.1) / (1.1 - fraction));
+}
+const double kSaturation = std::log(11.0);  // |v| from which h is 0 or 1
+
+// ---- weights. Inputs in order: w, scale, zero, then dense or a1 and a2.
+
+// Element i of the learned matrix.
+double offset_at(std::span<const Values> in, Offset kind, const QuantiserSize& size, std::size_t i) {
+  if (kind == Offset::none) return 0;
+  if (kind == Offset::dense) return in[3][i];
+  const std::size_t K = std::size_t(size.K), columns = std::size_t(size.in), row = i / columns, column = i % columns;
+  double sum = 0;
+  for (std::size_t k = 0; k < K; ++k) sum += in[3][row * K + k] * in[4][k * columns + column];
+  return sum;
+}
+
+std::size_t group_of(const QuantiserSize& size, std::size_t i) {
+  const std::size_t columns = std::size_t(size.in), groups = std::size_t(size.groups);
+  return i / columns * groups + i % columns / (columns / groups);
+}
+
+// w / s so that u = k + something clear of ties and kinks, some of it beyond the grid.
+std::vector<Values> draw_quantiser(const QuantiserSize& size, Rounder rounder, Offset kind) {
+  Rng rng(kSeed);
+  std::vector<Values> in(3);
+  for (std::int64_t g = 0; g < size.out * size.groups; ++g) {
+    in[1].push_back(uniform(rng, 0.05, 0.15));
+    in[2].push_back(double(rng.below(std::uint64_t(levels(size.bits)) + 1)));
+  }
+  const bool is_sigmoid = rounder != Rounder::straight_through;
+  if (kind == Offset::dense) in.push_back(normal(rng, size.out * size.in, is_sigmoid ? 1.5 : 0.3));
+  if (kind == Offset::factors) {
+    const double deviation = 0.9 / std::sqrt(std::sqrt(double(size.K)));  // about 0.8 for each element of a1 a2
+    in.push_back(normal(rng, size.out * size.K, deviation));
+    in.push_back(normal(rng, size.K * size.in, deviation));
+  }
+  in = rounded(std::move(in));
+  for (std::size_t i = 0; i < std::size_t(size.out * size.in); ++i) {
+    const double s = in[1][group_of(size, i)], z = in[2][group_of(size, i)], offset = offset_at(in, kind, size, i);
+    const double k = double(rng.below(std::uint64_t(levels(size.bits)) + 5)) - 2 - z;
+    double fraction = uniform(rng, -0.4, 0.4) - offset;  // straight_through: u = k
+    const auto is_clear = [&](double v) {
+      return std::abs(std::abs(v) - kSaturation) > 0.05 && (rounder == Rounder::sigmoid || std::abs(v) > 0.05);
+    };
+    if (is_sigmoid) do
+        fraction = uniform(rng, 0.05, 0.95);
+      while (!is_clear(inverse_h(fraction) + offset));
+    in[0].push_back(s * (k + fraction));
+  }
+  return rounded(std::move(in));
+}
+
+// The fraction of w/s is left with 2^-24 of w/s, which is up to 2^bits, and |2h - 1|^(beta - 1) enlarges its error beta
+// times. In units of the f32 tolerance 1e-5.
+double f32_fraction_error(int bits, double beta) {
+  return std::max(1.0, std::pow(2, bits - 23) * (beta + 2) / 1e-5);
+}
+
+HostFunction quantise_weight_surrogate(std::span<const Values> point, const QuantiserSize& size, Rounder rounder,
+                                       Offset kind) {
+  struct Frozen {
+    double base, v0, clipped;  // u = w/s + base + the learned part; clipped: q where clipped, NaN elsewhere
+  };
+  std::vector<Frozen> frozen;
+  for (std::size_t i = 0; i < point[0].size(); ++i) {
+    const double x = point[0][i] / point[1][group_of(size, i)], z = point[2][group_of(size, i)];
+    const double offset = offset_at(point, kind, size, i), v0 = inverse_h(x - std::floor(x));
+    double u = std::nearbyint(x + offset), base = u - x - offset;
+    if (rounder == Rounder::sigmoid) u = std::floor(x) + h(v0 + offset), base = std::floor(x) - x;
+    if (rounder == Rounder::sigmoid_hard) u = std::floor(x) + std::nearbyint(h(v0 + offset)), base = u - x;
+    const double q = std::clamp(u + z, 0.0, levels(size.bits));
+    frozen.push_back({base, v0, q == u + z ? NAN : q});
+  }
+  return [frozen, size, rounder, kind](std::span<const Values> in) {
+    Values w_hat;
+    for (std::size_t i = 0; i < frozen.size(); ++i) {
+      const double s = in[1][group_of(size, i)], z = in[2][group_of(size, i)], offset = offset_at(in, kind, size, i);
+      double learned = offset;
+      if (rounder == Rounder::sigmoid) learned = h(frozen[i].v0 + offset);
+      if (rounder == Rounder::sigmoid_hard) learned = 0;
+      const double u = in[0][i] / s + frozen[i].base + learned;
+      w_hat.push_back(s * (std::isnan(frozen[i].clipped) ? u : frozen[i].clipped - z));
+    }
+    return w_hat;
+  };
+}
+
+std::vector<Input> quantiser_inputs(const QuantiserSize& size, Offset kind, Role base) {
+  std::vector<Input> in = {
+      {{size.out, size.in}, base}, {{size.out, size.groups}, base}, {{size.out, size.groups}, base}};
+  if (kind == Offset::dense) in.push_back({{size.out, size.in}});
+  if (kind == Offset::factors) in.insert(in.end(), {{{size.out, size.K}}, {{size.K, size.in}}});
+  return in;
+}
+
+ops::WeightQuantiserVars quantiser_vars(Vars in, int bits, Rounder rounder, Offset kind) {
+  ops::WeightQuantiserVars vars{in[0], in[1], in[2], bits, rounder, {}, {}, {}};
+  if (kind == Offset::dense) vars.dense = in[3];
+  if (kind == Offset::factors) vars.a1 = in[3], vars.a2 = in[4];
+  return vars;
+}
+
+std::string suffix(const QuantiserSize& size, Offset kind) {
+  constexpr const char* kNames[] = {"", "_dense", "_factors"};
+  return concat(kNames[int(kind)], dims({size.out, size.in, size.groups, size.bits}));
+}
+
+}  // namespace
+
+OpCase quantise_weight_case(const QuantiserSize& size, Rounder rounder, Offset offset, Learned learned) {
+  constexpr const char* kNames[] = {"straight_through", "sigmoid", "sigmoid_hard"};
+  OpCase c{
+      concat("quantise_weight_", kNames[int(rounder)], learned == Learned::offset ? "_smooth" : "",
+             suffix(size, offset)),
+      {"quantise_weight_forward", "quantise_weight_backward"},
+      quantiser_inputs(size, offset, learned == Learned::everything ? Role::differentiated : Role::constant),
+      [=] { return draw_quantiser(size, rounder, offset); },
+      [=](Context& ctx, Vars in) { return ops::quantise_weight(ctx, quantiser_vars(in, size.bits, rounder, offset)); },
+      (offset == Offset::dense ? 12.0 : 8.0) * double(size.out * size.in),
+      10.0 * double(size.out * size.in)};
+  if (learned == Learned::everything)
+    c.surrogate = [=](std::span<const Values> point) {
+      return quantise_weight_surrogate(point, size, rounder, offset);
+    };
+  return c;
+}
+
+OpCase regulariser_case(const QuantiserSize& size, Offset offset, double beta) {
+  return {concat("rounding_regulariser_", beta, suffix(size, offset)),
+          {"rounding_regulariser_forward", "rounding_regulariser_backward"},
+          quantiser_inputs(size, offset, Role::constant),
+          [=] { return draw_quantiser(size, Rounder::sigmoid, offset); },
+          [=](Context& ctx, Vars in) {
+            return ops::rounding_regulariser(ctx, quantiser_vars(in, size.bits, Rounder::sigmoid, offset), beta);
+          },
+          (offset == Offset::dense ? 8.0 : 4.0) * double(size.out * size.in),
+          12.0 * double(size.out * size.in),
+          f32_fraction_error(size.bits, beta)};
+}
+
+}  // namespace cbq::test

@@ -1,0 +1,181 @@
+// The command line of `cbq`. Exit codes: 0 done, 1 the work failed, 2 the input is at fault.
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <new>
+
+#include "quant/config_keys.h"
+#include "tools/commands.h"
+#include "tools/output.h"
+
+namespace {
+
+using namespace cbq;
+
+constexpr const char* kVersion = "cbq 0.1.0";
+constexpr const char* kModelAbout = "Folder of the checkpoint";
+constexpr const char* kThreadsAbout = "CPU threads; 0: as many as the machine has";
+constexpr int kMostThreads = 4096;
+constexpr const char* kExitCodes =
+
+    "Exit codes: 0 done, 1 the work failed, 2 the input is at fault; errors are one line on standard error.";
+constexpr std::int64_t kMost = 1'000'000'000;
+
+std::string footer(const std::string& text) {
+  return "\n" + text + "\n\n" + kExitCodes;
+}
+
+void add_json(CLI::App* command, ResultFormat& format) {
+  command->add_flag_callback(
+      "--json", [&format] { format = ResultFormat::json; }, "Print the result as one JSON object");
+}
+
+template <class T>
+CLI::Option* add_number(CLI::App* command, const std::string& name, T& value, T low, T high, const std::string& about) {
+  return command->add_option(name, value, about)->check(CLI::Range(low, high))->option_text(concat("N=", value));
+}
+
+CLI::Option* add_file(CLI::App* command, const std::string& name, std::filesystem::path& path,
+                      const std::string& about) {
+  return command->add_option(name, path, about)->required()->option_text(" ");
+}
+
+void add_device(CLI::App* command, DeviceOptions& options) {
+  const auto choose = [&options](const std::string& name) {
+    options.device = name == "cuda" ? Device::cuda : Device::cpu;
+  };
+  command->add_option_function<std::string>("--device", choose, "Where to compute: cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->option_text("NAME=cpu");
+  add_number(command, "--threads", options.threads, 0, kMostThreads, kThreadsAbout);
+}
+
+void add_settings(CLI::App* command, std::vector<std::string>& settings) {
+  command->add_option("--set", settings, "Values over those of the file; dotted keys reach into objects")
+      ->option_text("KEY=VALUE ...");
+}
+
+void add_run(CLI::App& app, RunOptions& options) {
+  CLI::App* run = app.add_subcommand("run", "Quantise a model as a configuration says");
+  add_file(run, "CONFIG", options.config, "JSON file");
+  add_settings(run, options.settings);
+  add_json(run, options.format);
+  run->callback([&options] { run_command(options); });
+  run->footer(footer(concat(
+      R"(Keys of CONFIG, with their defaults and what they may be. Paths start from the file's folder, those of --set from
+the working folder. "scheme": "W4A16" or "W4A16_ASYM" stands for wbits, abits and sym.
+)",
+      config_help(), R"(
+The result is OUTPUT_DIR with the checkpoint and report.json. The same command goes on with an interrupted run.
+
+Examples:
+  cbq run llama.json
+  cbq run llama.json --set wbits=2 group_size=64 eval.windows=8 --json > result.json)")));
+}
+
+void add_eval(CLI::App& app, EvalOptions& options) {
+  CLI::App* eval = app.add_subcommand("eval", "Measure perplexity, and the distance from another model");
+  add_file(eval, "MODEL", options.model, kModelAbout);
+  eval->add_option("--data", options.data, "Text: .txt or .raw, .json or .jsonl with `text`, each also .gz")
+      ->required()
+      ->option_text("FILE ...");
+  eval->add_option("--seqlen", options.seqlen,
+                   "Tokens of a window; without it as many as the model takes, at most 2048")
+      ->check(CLI::Range(std::int64_t(2), kMost))
+      ->option_text("N");
+  add_number(eval, "--windows", options.windows, std::int64_t(0), kMost, "Most windows of each file; 0: all");
+  eval->add_option("--reference", options.reference, "Measure KL divergence and top-1 agreement against this one")
+      ->option_text("MODEL");
+  add_device(eval, options.device);
+  add_json(eval, options.format);
+  eval->callback([&options] { eval_command(options); });
+  eval->footer(footer(
+      R"(Perplexity: exp of the mean over windows of the mean loss of their tokens but the first. A text file is one text
+with one BOS, a .json or .jsonl file has a BOS before each document; the tail that fills no window is dropped.
+Several files are measured together, with windows from each.
+JSON: model, data (a list if several), seqlen, windows, tokens, perplexity; with a reference kl (nats a token) and
+top1 (share).
+
+Examples:
+  cbq eval llama-7b --data wiki.test.raw
+  cbq eval llama-7b-w4 --data wiki.test.raw --windows 16 --reference llama-7b --json)"));
+}
+
+void add_inspect(CLI::App& app, InspectOptions& options) {
+  CLI::App* inspect = app.add_subcommand("inspect", "Show what a checkpoint is: sizes, quantisation, outliers");
+  add_file(inspect, "MODEL", options.model, kModelAbout);
+  add_number(inspect, "--threads", options.threads, 0, kMostThreads, kThreadsAbout);
+  add_json(inspect, options.format);
+  inspect->callback([&options] { inspect_command(options); });
+  inspect->footer(footer("Examples:\n  cbq inspect llama-7b\n  cbq inspect llama-7b-w4 --json | jq .bytes.total"));
+}
+
+void add_generate(CLI::App& app, GenerateOptions& options) {
+  CLI::App* generate = app.add_subcommand("generate", "Continue a text");
+  GenerationOptions& g = options.generation;
+  add_file(generate, "MODEL", options.model, kModelAbout);
+  generate->add_option("--prompt", options.prompt, "What to continue")->required()->option_text("TEXT");
+  add_number(generate, "--tokens", g.max_tokens, std::int64_t(1), kMost, "Most new tokens");
+  add_number(generate, "--temperature", g.temperature, 0.0, 100.0,
+             "0: always the likeliest token; higher: more chance");
+  add_number(generate, "--top-k", g.top_k, std::int64_t(0), kMost, "Draw from the k likeliest tokens; 0: from all");
+  generate->add_option("--seed", g.seed, "Same seed, same text")->option_text("N=0");
+  add_device(generate, options.device);
+  add_json(generate, options.format);
+  generate->callback([&options] { generate_command(options); });
+  generate->footer(footer(R"(The new text is written while it comes, without the prompt.
+
+Examples:
+  cbq generate stories --prompt "Once upon a time"
+  cbq generate stories --prompt "Lily saw" --tokens 64 --temperature 0.8 --top-k 40 --seed 7)"));
+}
+
+// An error is one line whatever is in it.
+int report(std::string text, int exit_code) {
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  std::cerr << "cbq: error: " << text << std::endl;
+  return exit_code;
+}
+
+int run_command_line(int argc, char** argv) {
+  RunOptions run;
+  EvalOptions eval;
+  InspectOptions inspect;
+  GenerateOptions generate;
+  CLI::App app("Quantises LLaMA- and OPT-family language models by cross-block reconstruction.", "cbq");
+  app.set_version_flag("--version", kVersion);
+  app.require_subcommand(1);
+  app.footer(footer("Each command explains itself: cbq COMMAND --help"));
+  add_run(app, run);
+  add_eval(app, eval);
+  add_inspect(app, inspect);
+  add_generate(app, generate);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    print(app.help());
+  } catch (const CLI::CallForVersion& version) {
+    print(std::string(version.what()) + "\n");
+  } catch (const CLI::ParseError& error) {
+    const auto chosen = app.get_subcommands();
+    return report(concat(error.what(), "; see cbq ", chosen.empty() ? "" : chosen[0]->get_name() + " ", "--help"), 2);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  prepare_standard_streams();
+  try {
+    return run_command_line(argc, argv);
+  } catch (const Error& error) {
+    return report(error.what(), error.exit_code());
+  } catch (const std::bad_alloc&) {
+    return report("out of memory; use fewer or shorter samples, or a machine with more", 1);
+  } catch (const std::exception& error) {
+    return report(concat("unexpected: ", error.what()), 1);
+  } catch (...) {
+    return report("unexpected failure", 1);
+  }
+}

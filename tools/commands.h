@@ -1,0 +1,62 @@
+// The commands of `cbq`, one function each. Results go to standard output, everything else to standard error; all throw
+// Error, which only main catches.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/context.h"
+#include "models/generate.h"
+
+namespace cbq {
+
+// How a result is printed: for people, or as one JSON object.
+enum class ResultFormat { text, json };
+
+struct DeviceOptions {
+  Device device = Device::cpu;
+  int threads = 0;  // of the CPU; 0: as many as the machine has
+};
+
+struct RunOptions {
+  std::filesystem::path config;
+  std::vector<std::string> settings;  // key=value
+  ResultFormat format = ResultFormat::text;
+};
+// Quantises a model as the configuration says. An interrupt (Ctrl-C) or SIGTERM saves the state first.
+void run_command(const RunOptions& options);
+
+struct EvalOptions {
+  std::filesystem::path model;
+  std::vector<std::filesystem::path> data;
+  std::optional<std::int64_t> seqlen;  // default: 2048, or the model's positions if they are fewer
+  std::int64_t windows = 0;            // most of each file; 0: all
+  std::optional<std::filesystem::path> reference;
+  DeviceOptions device;
+  ResultFormat format = ResultFormat::text;
+};
+// Perplexity over the windows of all files, and the distance from a reference model on the same windows.
+void eval_command(const EvalOptions& options);
+
+struct InspectOptions {
+  std::filesystem::path model;
+  int threads = 0;
+  ResultFormat format = ResultFormat::text;
+};
+// What a checkpoint is: architecture, sizes, quantisation, and outliers of every linear layer.
+void inspect_command(const InspectOptions& options);
+
+struct GenerateOptions {
+  std::filesystem::path model;
+  std::string prompt;
+  GenerationOptions generation;
+  DeviceOptions device;
+  ResultFormat format = ResultFormat::text;
+};
+// Continues a prompt; as text it is written while it comes.
+void generate_command(const GenerateOptions& options);
+
+}  // namespace cbq
