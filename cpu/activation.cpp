@@ -57,7 +57,7 @@ struct Gelu {
 
 struct GeluTanh {
   template <class T>
-  static constexpr T kTwoRootTwoOverPi = 2 * std::numbers::sqrt2_v<T> * std::numbers::inv_sqrtpi_v<T>;
+  static constexpr T kTwoRootTwoOverPi = 2 * std::numbers::sqrt2_v<T>* std::numbers::inv_sqrtpi_v<T>;
 
   template <class T>
   static T f(T x) {
@@ -84,29 +84,38 @@ void dispatch_activation(Activation kind, const Fn& fn) {
 
 void activation_forward(Context&, View y, View x, Activation kind) {
   dispatch_float(x.dtype, "activation_forward", [&]<class T>() {
-    dispatch_activation(kind, [&]<class A>() { map(rows<T>(y), [](T u) { return A::f(u); }, rows<const T>(x)); });
+    dispatch_activation(kind, [&]<class A>() {
+      map(
+          rows<T>(y), [](T u) { return A::f(u); }, rows<const T>(x));
+    });
   });
 }
 
 void activation_backward(Context&, View dx, View dy, View x, Activation kind) {
   dispatch_float(x.dtype, "activation_backward", [&]<class T>() {
     dispatch_activation(kind, [&]<class A>() {
-      map(rows<T>(dx), [](T grad, T u) { return grad * A::slope(u); }, rows<const T>(dy), rows<const T>(x));
+      map(
+          rows<T>(dx), [](T grad, T u) { return grad * A::slope(u); }, rows<const T>(dy), rows<const T>(x));
     });
   });
 }
 
 void gated_forward(Context&, View y, View gate, View up) {
   dispatch_float(y.dtype, "gated_forward", [&]<class T>() {
-    map(rows<T>(y), [](T g, T u) { return Silu::f(g) * u; }, rows<const T>(gate), rows<const T>(up));
+    map(
+        rows<T>(y), [](T g, T u) { return Silu::f(g) * u; }, rows<const T>(gate), rows<const T>(up));
   });
 }
 
 void gated_backward(Context&, View dgate, View dup, View dy, View gate, View up) {
   dispatch_float(dy.dtype, "gated_backward", [&]<class T>() {
     const Rows<const T> grad = rows<const T>(dy), g = rows<const T>(gate), u = rows<const T>(up);
-    if (dgate) map(rows<T>(dgate), [](T d, T a, T b) { return d * b * Silu::slope(a); }, grad, g, u);
-    if (dup) map(rows<T>(dup), [](T d, T a) { return d * Silu::f(a); }, grad, g);
+    if (dgate)
+      map(
+          rows<T>(dgate), [](T d, T a, T b) { return d * b * Silu::slope(a); }, grad, g, u);
+    if (dup)
+      map(
+          rows<T>(dup), [](T d, T a) { return d * Silu::f(a); }, grad, g);
   });
 }
 

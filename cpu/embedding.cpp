@@ -40,7 +40,8 @@ void embedding_backward(Context&, View dtable, View dy, View ids) {
     for (std::int64_t r = 0; r < from.rows; ++r) order[std::size_t(next[std::size_t(id[r])]++)] = r;
 
     parallel_for(to.rows, to.rows * to.cols, [&](std::int64_t v) {
-      const std::int64_t *first = order.data() + start[std::size_t(v)], *last = order.data() + start[std::size_t(v + 1)];
+      const std::int64_t *first = order.data() + start[std::size_t(v)],
+                         *last = order.data() + start[std::size_t(v + 1)];
       for (std::int64_t begin = 0; begin < to.cols; begin += kSumColumns) {
         const std::int64_t width = std::min(kSumColumns, to.cols - begin);
         double sum[kSumColumns] = {};

@@ -67,12 +67,14 @@ void convert(Context&, View y, View x) {
   if (!is_float(x.dtype)) {
     require(x.dtype == y.dtype, "convert: an integer tensor keeps its type, got ", x.dtype, " to ", y.dtype);
     return dispatch_integer(x.dtype, "convert", [&]<class T>() {
-      map(rows<T>(y), [](T value) { return value; }, rows<const T>(x));
+      map(
+          rows<T>(y), [](T value) { return value; }, rows<const T>(x));
     });
   }
   dispatch_any_float(y.dtype, "convert", [&]<class To>() {
     dispatch_any_float(x.dtype, "convert", [&]<class From>() {
-      map(rows<typename To::Stored>(y), [](typename From::Stored value) { return To::store(From::load(value)); },
+      map(
+          rows<typename To::Stored>(y), [](typename From::Stored value) { return To::store(From::load(value)); },
           rows<const typename From::Stored>(x));
     });
   });
@@ -83,9 +85,7 @@ void fill(Context&, View y, double value) {
     return dispatch_any_float(y.dtype, "fill", [&]<class To>() {
       map(rows<typename To::Stored>(y), [stored = To::store(value)] { return stored; });
     });
-  dispatch_integer(y.dtype, "fill", [&]<class T>() {
-    map(rows<T>(y), [stored = T(value)] { return stored; });
-  });
+  dispatch_integer(y.dtype, "fill", [&]<class T>() { map(rows<T>(y), [stored = T(value)] { return stored; }); });
 }
 
 }  // namespace cbq::cpu

@@ -9,8 +9,8 @@
 
 namespace cbq::cpu {
 
-// e^x, wrong by less than 1 ulp everywhere (tests/cpu_kernels.cpp walks over all floats that matter): +-infinity, NaN,
-// overflow to infinity and subnormal results included.
+// e^x, wrong by at most 1.02 ulp (1.01 measured on every fifth float; tests/cpu_kernels.cpp walks over every 97th).
+// +-infinity, NaN, overflow to infinity and subnormal results are as std::exp gives them.
 // e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln(2)/2 (Cody & Waite 1980, chapter 6).
 inline float exp(float x) {
   constexpr float kLow = -105, kHigh = 89;  // beyond them e^x is 0 or infinity in float

@@ -105,9 +105,9 @@ std::string norm_name(const ModelConfig& config, std::int64_t layer, NormRole ro
 
 std::vector<Var> DenseBlock::linears(Context& ctx, Site site, const Var& x) {
   const SiteQuantiser& quantiser = activations[std::size_t(site)];
-  const Var x_hat = quantiser.spec.bits < 16 ? ops::fake_quant(ctx, x, quantiser.factor, quantiser.spec.bits,
-                                                               quantiser.spec.symmetry)
-                                             : x;
+  const Var x_hat = quantiser.spec.bits < 16
+                        ? ops::fake_quant(ctx, x, quantiser.factor, quantiser.spec.bits, quantiser.spec.symmetry)
+                        : x;
   std::vector<Var> y;
   for (const LinearRole role : linear_roles(config_.family, site)) {
     const Linear& linear = weights_[role];
@@ -164,8 +164,8 @@ Sequence make_sequence(Context& ctx, const ModelConfig& config, std::int64_t bat
                 " positions were asked for, max_position_embeddings of config.json is ", config.max_positions,
                 "; use a smaller seqlen");
   require_input(!config.sliding_window || begin + tokens <= *config.sliding_window, config.architecture, ": ",
-                begin + tokens, " positions were asked for, beyond sliding_window ",
-                config.sliding_window.value_or(0), " of config.json, which is not supported; use a smaller seqlen");
+                begin + tokens, " positions were asked for, beyond sliding_window ", config.sliding_window.value_or(0),
+                " of config.json, which is not supported; use a smaller seqlen");
   Sequence sequence{batch, tokens, {}, {}, nullptr};
   if (config.family == Family::llama) {
     RopeTables tables = rope_tables(ctx, config, begin, tokens, dtype);

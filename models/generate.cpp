@@ -24,7 +24,8 @@ std::vector<std::int32_t> prompt_ids(const Model& model, const Tokenizer& tokeni
   return ids;
 }
 
-// Turns tokens into text as they come. A character can take several tokens: until the last one, decoding ends in U+FFFD.
+// Turns tokens into text as they come. A character can take several tokens: until the last one, decoding ends in
+// U+FFFD.
 class TextStream {
  public:
   TextStream(const Tokenizer& tokenizer, std::vector<std::int32_t> context)
@@ -37,8 +38,8 @@ class TextStream {
     return tokenizer_.decode(ids_).ends_with(kReplacement) ? std::string() : take();
   }
 
-  // What is left, complete or not. Decoding starts at the last piece, so that a step costs the same however long the text
-  // is; that piece is kept because the first token of a text may be decoded without its space.
+  // What is left, complete or not. Decoding starts at the last piece, so that a step costs the same however long the
+  // text is; that piece is kept because the first token of a text may be decoded without its space.
   std::string take() {
     const std::string text = tokenizer_.decode(ids_);
     std::string fresh = text.size() > shown_.size() ? text.substr(shown_.size()) : std::string();
@@ -50,9 +51,9 @@ class TextStream {
 
  private:
   const Tokenizer& tokenizer_;
-  std::vector<std::int32_t> ids_;      // the piece shown last, then tokens not shown yet
+  std::vector<std::int32_t> ids_;  // the piece shown last, then tokens not shown yet
   std::ptrdiff_t begin_of_new_ = std::ssize(ids_);
-  std::string shown_;                  // the text of the first begin_of_new_ ids
+  std::string shown_;  // the text of the first begin_of_new_ ids
 };
 
 }  // namespace
@@ -112,8 +113,8 @@ std::string generate(Context& ctx, const Model& model, const Tokenizer& tokenize
   check(options);
   std::vector<std::int32_t> ids = prompt_ids(model, tokenizer, prompt);
   Generator generator(ctx, model);
-  require_input(std::ssize(ids) < generator.max_tokens(), "prompt: ", ids.size(), " tokens leave no room, the model has ",
-                generator.max_tokens(), " positions; use a shorter one");
+  require_input(std::ssize(ids) < generator.max_tokens(), "prompt: ", ids.size(),
+                " tokens leave no room, the model has ", generator.max_tokens(), " positions; use a shorter one");
   std::vector<std::int32_t> ends = model.config().eos;
   if (tokenizer.eos()) ends.push_back(*tokenizer.eos());
   Rng rng(options.seed);
@@ -123,7 +124,8 @@ std::string generate(Context& ctx, const Model& model, const Tokenizer& tokenize
     text += fresh;
     if (!fresh.empty() && on_text) on_text(fresh);
   };
-  for (std::int64_t n = 0; n < options.max_tokens && generator.tokens() + std::ssize(ids) <= generator.max_tokens(); ++n) {
+  for (std::int64_t n = 0; n < options.max_tokens && generator.tokens() + std::ssize(ids) <= generator.max_tokens();
+       ++n) {
     const std::vector<float> scores = generator.next_logits(ids);  // those of padding ids at the end are left out
     const auto known = std::span(scores).first(std::size_t(tokenizer.vocab_size()));
     const std::int32_t id = sample_token(known, options, rng);

@@ -22,8 +22,8 @@ struct GenerationOptions {
   std::uint64_t seed = 0;
 };
 
-// The token after `logits` (V): the likeliest, lowest id among equals, at temperature 0; else drawn with the probabilities
-// softmax(logits / temperature) over the top_k likeliest.
+// The token after `logits` (V): the likeliest, lowest id among equals, at temperature 0; else drawn with the
+// probabilities softmax(logits / temperature) over the top_k likeliest.
 std::int32_t sample_token(std::span<const float> logits, const GenerationOptions& options, Rng& rng);
 
 // All blocks of a model in memory with the keys and values of one text.
@@ -47,8 +47,8 @@ class Generator {
 };
 
 // Continues BOS and `prompt`, handing each piece of new text to `on_text` as soon as its characters are complete. Ends
-// before an end-of-text token of config.json or the tokenizer. Returns the new text. Error{bad_input}: options out of range,
-// a prompt that is empty or leaves no position, a tokenizer that does not belong to the model.
+// before an end-of-text token of config.json or the tokenizer. Returns the new text. Error{bad_input}: options out of
+// range, a prompt that is empty or leaves no position, a tokenizer that does not belong to the model.
 std::string generate(Context& ctx, const Model& model, const Tokenizer& tokenizer, std::string_view prompt,
                      const GenerationOptions& options, const std::function<void(std::string_view)>& on_text);
 

@@ -74,11 +74,9 @@ BlockWeights Model::block_weights(std::int64_t i) const {
     const std::string name = linear_name(config_, i, role);
     const Shape shape = weight_shape(config_, role);
     weights[role].weight = checkpoint_.load_weight(ctx_, name, shape, compute_);
-    if (has_bias(config_, role))
-      weights[role].bias = checkpoint_.load(ctx_, name + ".bias", {shape[0]}, compute_);
+    if (has_bias(config_, role)) weights[role].bias = checkpoint_.load(ctx_, name + ".bias", {shape[0]}, compute_);
   }
-  weights.attention_norm =
-      load_norm(ctx_, checkpoint_, config_, norm_name(config_, i, NormRole::attention), compute_);
+  weights.attention_norm = load_norm(ctx_, checkpoint_, config_, norm_name(config_, i, NormRole::attention), compute_);
   weights.mlp_norm = load_norm(ctx_, checkpoint_, config_, norm_name(config_, i, NormRole::mlp), compute_);
   return weights;
 }

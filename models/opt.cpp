@@ -13,8 +13,8 @@ Var opt_block(Context& ctx, const ModelConfig& config, BlockLayers& layers, cons
     if (config.pre_norm) return ops::add(ctx, in, layer(norm(role, in)));
     return norm(role, ops::add(ctx, in, layer(in)));
   };
-  const Var h = residual(NormRole::attention, x,
-                         [&](const Var& in) { return attend(ctx, config, layers, in, sequence); });
+  const Var h =
+      residual(NormRole::attention, x, [&](const Var& in) { return attend(ctx, config, layers, in, sequence); });
   return residual(NormRole::mlp, h, [&](const Var& in) {
     const Var up = layers.linears(ctx, Site::mlp_in, in)[0];
     return layers.linears(ctx, Site::mlp_out, ops::activation(ctx, up, config.activation))[0];

@@ -29,22 +29,22 @@ struct StoredScheme {
   double activation_factor = 1;  // learned factor on the dynamic range
 };
 
-// quantization_config of config.json. Supported: integer weights of 1 to 8 bits by group or channel, dynamic activations
-// of 2 to 8 bits by token, formats pack-quantized and int-quantized. This program's own member "cbq" is
+// quantization_config of config.json. Supported: integer weights of 1 to 8 bits by group or channel, dynamic
+// activations of 2 to 8 bits by token, formats pack-quantized and int-quantized. This program's own member "cbq" is
 //   {"activation_factor": {"<linear name>": number}, "kv_bits": integer, "kv_symmetric": true or false,
 //    "activations": [{"num_bits": integer, "symmetric": true or false, "targets": ["<linear name>"]}]}
-// where every member may be absent; "activations" is of layers with dense weights. A dense checkpoint has it in config.json
-// itself.
+// where every member may be absent; "activations" is of layers with dense weights. A dense checkpoint has it in
+// config.json itself.
 class QuantizationConfig {
  public:
-  // Error{bad_input}, starting with `where`: another method, format, strategy or type; a member of the wrong type or out of
-  // range; a target that is no regular expression.
+  // Error{bad_input}, starting with `where`: another method, format, strategy or type; a member of the wrong type or
+  // out of range; a target that is no regular expression.
   QuantizationConfig(const nlohmann::json& object, const std::string& where);
   // Of a dense checkpoint, from its "cbq" alone.
   static QuantizationConfig of_dense(const nlohmann::json& own, const std::string& where);
 
-  // The scheme of linear layer NAME: 16-bit if it is ignored or no target matches. A target that is the name itself goes
-  // before one that is a regular expression, and that before "Linear".
+  // The scheme of linear layer NAME: 16-bit if it is ignored or no target matches. A target that is the name itself
+  // goes before one that is a regular expression, and that before "Linear".
   StoredScheme scheme(const std::string& name) const;
   int kv_bits() const { return kv_bits_; }
   Symmetry kv_symmetry() const { return kv_symmetry_; }

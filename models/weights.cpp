@@ -17,7 +17,9 @@ constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 
 // Some OPT checkpoints leave the outermost module out of their names.
-std::string canonical(const std::string& name) { return name.starts_with("decoder.") ? "model." + name : name; }
+std::string canonical(const std::string& name) {
+  return name.starts_with("decoder.") ? "model." + name : name;
+}
 
 // The files that the index names, each once. The names come from a file and must stay inside the folder.
 std::vector<fs::path> indexed_shards(const fs::path& folder, const json& weight_map, const std::string& where) {
@@ -67,8 +69,8 @@ std::vector<fs::path> listed_shards(const fs::path& folder) {
   }
   require_input(!files.empty(), folder.string(), ": expected ", kSingleFile,
                 " or model-*.safetensors, found none; other formats have to be converted to safetensors first");
-  require_input(expected <= std::ssize(files), folder.string(), ": expected ", expected, " files model-*.safetensors, found ",
-                files.size(), "; fetch the missing ones");
+  require_input(expected <= std::ssize(files), folder.string(), ": expected ", expected,
+                " files model-*.safetensors, found ", files.size(), "; fetch the missing ones");
   std::sort(files.begin(), files.end());
   return files;
 }
@@ -117,8 +119,8 @@ void Checkpoint::add_shard(const fs::path& file) {
 void Checkpoint::check_place(const std::string& stored_name, const std::string& shard) const {
   const auto found = where_.find(canonical(stored_name));
   const std::string file = found == where_.end() ? "" : shards_[found->second.shard]->path().filename().string();
-  require_input(file == shard, (folder_ / kIndexFile).string(), ": tensor ", quoted_text(stored_name),
-                " should be in ", quoted_text(shard), ", found ", file.empty() ? "in no shard" : "it in " + quoted_text(file));
+  require_input(file == shard, (folder_ / kIndexFile).string(), ": tensor ", quoted_text(stored_name), " should be in ",
+                quoted_text(shard), ", found ", file.empty() ? "in no shard" : "it in " + quoted_text(file));
 }
 
 std::vector<std::string> Checkpoint::names() const {
@@ -206,7 +208,8 @@ Tensor Checkpoint::load_weight(Context& ctx, const std::string& name, const Shap
     if (contains(name + suffix)) release(name + suffix);
   Tensor w_hat(ctx, expected, DType::f32);
   ctx.kernels->dequantise_weight(ctx, w_hat, codes, {scale, zero, stored.wbits});
-  if (scale_dtype == DType::f16 || scale_dtype == DType::bf16) w_hat = convert(ctx, convert(ctx, w_hat, scale_dtype), DType::f32);
+  if (scale_dtype == DType::f16 || scale_dtype == DType::bf16)
+    w_hat = convert(ctx, convert(ctx, w_hat, scale_dtype), DType::f32);
   return dtype == DType::f32 ? w_hat : convert(ctx, w_hat, dtype);
 }
 

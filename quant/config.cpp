@@ -86,28 +86,6 @@ void expand_scheme(Given& given) {
                        activation_bits().allowed(), " for activations"));
 }
 
-// What one `key=value` gives.
-ConfigValue read_setting(const std::string& setting) {
-  const auto source = std::make_shared<const ConfigSource>(
-      ConfigSource{"--set " + quoted_text(setting), "", std::filesystem::current_path()});
-  const std::size_t equals = setting.find('=');
-  require_input(equals != std::string::npos && equals > 0, source->name, ": expected key=value");
-  const std::string key = setting.substr(0, equals), text = setting.substr(equals + 1);
-  json value;
-  try {
-    json(setting).dump();  // throws for text that is no UTF-8, which no JSON can hold
-    value = parse_json_text(text, source->name);
-  } catch (const Error&) {
-    value = text;
-  } catch (const json::type_error&) {
-    fail(ErrorKind::bad_input, source->name, ": expected UTF-8");
-  }
-  const std::size_t dot = key.find('.');
-  json object;
-  (dot == std::string::npos ? object[key] : object[key.substr(0, dot)][key.substr(dot + 1)]) = value;
-  return {source, object};
-}
-
 Given read_all(const ConfigValue& file, const std::vector<std::string>& settings) {
   Given given, set;
   collect(given, file, "");

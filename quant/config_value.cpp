@@ -124,6 +124,27 @@ void ConfigValue::reject(std::string_view expected) const {
   fail(ErrorKind::bad_input, place(), ": ", of_key, "expected ", expected, ", found ", shown(value_));
 }
 
+ConfigValue read_setting(const std::string& setting) {
+  const auto source = std::make_shared<const ConfigSource>(
+      ConfigSource{"--set " + quoted_text(setting), "", std::filesystem::current_path()});
+  const std::size_t equals = setting.find('=');
+  require_input(equals != std::string::npos && equals > 0, source->name, ": expected key=value");
+  const std::string key = setting.substr(0, equals), text = setting.substr(equals + 1);
+  json value;
+  try {
+    json(setting).dump();  // throws for text that is no UTF-8, which no JSON can hold
+    value = parse_json_text(text, source->name);
+  } catch (const Error&) {
+    value = text;
+  } catch (const json::type_error&) {
+    fail(ErrorKind::bad_input, source->name, ": expected UTF-8");
+  }
+  const std::size_t dot = key.find('.');
+  json object;
+  (dot == std::string::npos ? object[key] : object[key.substr(0, dot)][key.substr(dot + 1)]) = value;
+  return {source, object};
+}
+
 std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates) {
   constexpr std::size_t kLongestName = 64;  // bounds the work; no key is as long
   std::string result;

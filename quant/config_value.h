@@ -47,6 +47,10 @@ class ConfigValue {
   nlohmann::json::json_pointer pointer_;
 };
 
+// What one `key=value` of the command line gives: an object with that key, `a.b=value` with an object under `a`. The
+// value is JSON, or else a string as it stands. Error{bad_input}: no key, or text that is no UTF-8.
+ConfigValue read_setting(const std::string& setting);
+
 // The candidate with the smallest Levenshtein distance from `name`, the first of several.
 std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates);
 

@@ -74,6 +74,7 @@ void Reconstruction::run(const std::filesystem::path& metrics, std::stop_token s
   if (done > 0) restore_active(windows_[done - 1]);
 
   for (std::size_t w = done; w < windows_.size(); ++w) {
+    if (stop.stop_requested()) throw Interrupted{};
     const auto start = Clock::now();
     for (; front_ < windows_[w].end; ++front_) enter(front_);
     const WindowResult result = solve_with_retry(w, stop);

@@ -88,12 +88,15 @@ Json quality_json(const Quality& q) {
 
 // Full precision, round-to-nearest from the mse start, and the integers in the store.
 Json evaluate_all(Context& ctx, const Model& model, const RunConfig& config, const std::vector<BlockSpec>& specs,
-                  const RunStore& store, const Windows& windows, std::FILE* log) {
+                  const RunStore& store, const Windows& windows, std::FILE* log, const std::stop_token& stop) {
   const ModelConfig& m = model.config();
   const ActivationSpec kv_cache{config.kv_bits, Symmetry::asymmetric};
   const auto hidden = [&](const std::string& title, const BlockSource& blocks) {
     Progress progress(log, "evaluate " + title, m.layers * std::int64_t(windows.size()));
-    auto states = hidden_states(ctx, model, blocks, windows, [&](std::int64_t done, std::int64_t) { progress.update(done, ""); });
+    auto states = hidden_states(ctx, model, blocks, windows, [&](std::int64_t done, std::int64_t) {
+      if (stop.stop_requested()) throw Interrupted{};
+      progress.update(done, "");
+    });
     progress.finish("");
     return states;
   };
@@ -160,7 +163,7 @@ nlohmann::ordered_json run(Context& ctx, const RunConfig& config, std::FILE* log
   report["config"] = to_json(config);
   report["model"] = {{"architecture", model.config().architecture}, {"blocks", model.config().layers},
                      {"parameters", parameter_count(model.config())}};
-  report["results"] = eval.empty() ? Json::object() : evaluate_all(ctx, model, config, specs, store, eval, log);
+  report["results"] = eval.empty() ? Json::object() : evaluate_all(ctx, model, config, specs, store, eval, log, stop);
   times.end("evaluate");
   report["time_s"] = times.json();
   report["peak_memory_bytes"] = peak_memory(ctx);

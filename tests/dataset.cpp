@@ -104,7 +104,8 @@ TEST(ReadTexts, RefusesDamagedGzipFiles) {
 }
 
 TEST(TokenStream, PutsBosBeforeDocumentsOrOnce) {
-  EXPECT_EQ(token_stream(kBytes, {{"ab", "", "c"}, true}, 257), (std::vector<std::int32_t>{256, 'a', 'b', 256, 256, 'c'}));
+  EXPECT_EQ(token_stream(kBytes, {{"ab", "", "c"}, true}, 257),
+            (std::vector<std::int32_t>{256, 'a', 'b', 256, 256, 'c'}));
   EXPECT_EQ(token_stream(kBytes, {{"ab"}, false}, 300), (std::vector<std::int32_t>{256, 'a', 'b'}));
   const ByteTokenizer without_bos({256, std::nullopt, std::nullopt});
   EXPECT_EQ(token_stream(without_bos, {{"ab", "c"}, true}, 256), (std::vector<std::int32_t>{'a', 'b', 'c'}));

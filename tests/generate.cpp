@@ -17,8 +17,8 @@ const auto kContext = cpu::open();
 
 class Cache : public testing::TestWithParam<const char*> {};
 
-// Steps of several sizes, beyond the rows a cache starts with where the model has the positions, must give the logits that
-// one step over all tokens gives.
+// Steps of several sizes, beyond the rows a cache starts with where the model has the positions, must give the logits
+// that one step over all tokens gives.
 TEST_P(Cache, GivesTheLogitsOfTheWholeText) {
   const Model model(*kContext, std::filesystem::path("tests/data/models") / GetParam(), DType::f64);
   Generator whole(*kContext, model), stepped(*kContext, model);
@@ -57,7 +57,8 @@ TEST(SampleToken, GreedyTakesTheFirstOfTheLargest) {
 }
 
 // Frequencies of n draws against the probabilities; five standard deviations of a binomial share.
-void expect_shares(const std::vector<float>& logits, const GenerationOptions& options, const std::vector<double>& shares) {
+void expect_shares(const std::vector<float>& logits, const GenerationOptions& options,
+                   const std::vector<double>& shares) {
   Rng rng(7);
   constexpr int kDraws = 20000;
   std::vector<int> counts(logits.size());

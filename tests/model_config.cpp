@@ -75,8 +75,10 @@ TEST(ModelConfig, ReadsOpt350m) {
 }
 
 TEST(ModelConfig, ReadsOldKeys) {
-  const json old = {{"dtype", nullptr},        {"torch_dtype", "bfloat16"},
-                    {"rope_parameters", nullptr}, {"rope_theta", 70.5},
+  const json old = {{"dtype", nullptr},
+                    {"torch_dtype", "bfloat16"},
+                    {"rope_parameters", nullptr},
+                    {"rope_theta", 70.5},
                     {"rope_scaling",
                      {{"rope_type", "llama3"},
                       {"factor", 2},
@@ -104,7 +106,8 @@ TEST(ModelConfig, WithoutDtypeTakesThatOfTheShards) {
 }
 
 TEST(ModelConfig, RefusesOtherArchitectures) {
-  expect_error("llama3", {{"architectures", {"GPT2LMHeadModel"}}}, "\"GPT2LMHeadModel\" is not supported; supported are Llama");
+  expect_error("llama3", {{"architectures", {"GPT2LMHeadModel"}}},
+               "\"GPT2LMHeadModel\" is not supported; supported are Llama");
   for (const json& value : {json(nullptr), json("LlamaForCausalLM"), json::array(), json({3})})
     expect_error("llama3", {{"architectures", value}}, "\"architectures\"");
 }
@@ -112,7 +115,8 @@ TEST(ModelConfig, RefusesOtherArchitectures) {
 TEST(ModelConfig, RefusesOptionsThatWouldChangeTheResult) {
   const auto rope = [](const char* type) { return json{{"rope_parameters", {{"rope_type", type}}}}; };
   for (const char* type : {"linear", "dynamic", "yarn", "longrope"}) expect_error("llama3", rope(type), type);
-  expect_error("llama3", {{"rope_parameters", nullptr}, {"rope_scaling", {{"type", "linear"}, {"factor", 2}}}}, "linear");
+  expect_error("llama3", {{"rope_parameters", nullptr}, {"rope_scaling", {{"type", "linear"}, {"factor", 2}}}},
+               "linear");
   expect_error("llama3", {{"rope_parameters", {{"partial_rotary_factor", 0.5}}}}, "partial_rotary_factor");
   expect_error("llama3", {{"rope_parameters", {{"factor", nullptr}}}}, "factor");
   expect_error("llama3", {{"rope_parameters", {{"low_freq_factor", 5}}}}, "high_freq_factor");
@@ -131,8 +135,7 @@ TEST(ModelConfig, RefusesMissingKeysAndWrongTypes) {
       expect_error("llama3", {{key, value}}, key);
   for (const char* key : {"rms_norm_eps", "rope_theta"})
     for (const json& value : {json("1"), json(0), json(-1), json::array()}) expect_error("llama3", {{key, value}}, key);
-  for (const char* key : {"tie_word_embeddings", "attention_bias", "mlp_bias"})
-    expect_error("llama3", {{key, 1}}, key);
+  for (const char* key : {"tie_word_embeddings", "attention_bias", "mlp_bias"}) expect_error("llama3", {{key, 1}}, key);
   for (const json& value : {json("2"), json({2, "3"}), json(2.5), json(1ull << 40)})
     expect_error("llama3", {{"eos_token_id", value}}, "eos_token_id");
   expect_error("opt-350m", {{"word_embed_proj_dim", 0}}, "word_embed_proj_dim");
@@ -142,7 +145,8 @@ TEST(ModelConfig, RefusesMissingKeysAndWrongTypes) {
 TEST(ModelConfig, RefusesSizesThatContradict) {
   expect_error("llama3", {{"num_key_value_heads", 3}}, "num_key_value_heads");
   expect_error("llama3", {{"head_dim", 7}}, "even");
-  expect_error("llama3", {{"head_dim", nullptr}, {"num_attention_heads", 5}, {"num_key_value_heads", 5}}, "hidden_size");
+  expect_error("llama3", {{"head_dim", nullptr}, {"num_attention_heads", 5}, {"num_key_value_heads", 5}},
+               "hidden_size");
   expect_error("opt-350m", {{"num_attention_heads", 5}}, "hidden_size");
 }
 

@@ -39,8 +39,8 @@ std::vector<T> part(const std::vector<T>& values, std::int64_t i, std::int64_t c
   return {values.begin() + i * count, values.begin() + (i + 1) * count};
 }
 
-// ids (N, T); logits (M, T, V) of the first M sequences; hidden_states (L+1, 1, T, C) of the first one, the last of them
-// behind the final norm (and project_out).
+// ids (N, T); logits (M, T, V) of the first M sequences; hidden_states (L+1, 1, T, C) of the first one, the last of
+// them behind the final norm (and project_out).
 void compare(const std::filesystem::path& folder, const std::filesystem::path& golden_file, double tolerance) {
   const auto ctx = cpu::open();
   const Model model(*ctx, folder);
@@ -69,7 +69,8 @@ void compare(const std::filesystem::path& folder, const std::filesystem::path& g
     const double error = relative_error(found, part(states, config.layers, width));
     EXPECT_TRUE(error <= tolerance) << "last hidden state: " << error;
   }
-  const double error = relative_error(to_host<float>(*ctx, logits(*ctx, model.outer(), x).value), read<float>(golden, "logits"));
+  const double error =
+      relative_error(to_host<float>(*ctx, logits(*ctx, model.outer(), x).value), read<float>(golden, "logits"));
   EXPECT_TRUE(error <= tolerance) << "logits: " << error;
 }
 
@@ -92,8 +93,8 @@ INSTANTIATE_TEST_SUITE_P(Golden, SharedModels, testing::Values("llama-24m", "opt
 
 class TinyModels : public testing::TestWithParam<const char*> {};
 
-// Random weights; llama3: grouped queries, frequency scaling, a head size of its own, biases; opt-350m: norms behind the
-// residual, projections around the embedding; opt-gelu: GELU, no biases.
+// Random weights; llama3: grouped queries, frequency scaling, a head size of its own, biases; opt-350m: norms behind
+// the residual, projections around the embedding; opt-gelu: GELU, no biases.
 TEST_P(TinyModels, HiddenStatesAndLogitsAreTransformers) {
   const std::filesystem::path folder = std::filesystem::path("tests/data/models") / GetParam();
   compare(folder, folder / "golden.safetensors", 1e-5);

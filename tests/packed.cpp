@@ -31,7 +31,9 @@ json group(int bits, std::int64_t group_size, bool symmetric) {
 }
 
 json quantization(const json& groups) {
-  return {{"quant_method", "compressed-tensors"}, {"format", "pack-quantized"}, {"ignore", {"lm_head"}},
+  return {{"quant_method", "compressed-tensors"},
+          {"format", "pack-quantized"},
+          {"ignore", {"lm_head"}},
           {"config_groups", groups}};
 }
 
@@ -45,8 +47,8 @@ struct Layer {
   std::vector<float> values;
 };
 
-Layer make_layer(std::int64_t out, std::int64_t in, int bits, std::int64_t group_size, bool symmetric, DType scale_dtype,
-                 PackedFormat format) {
+Layer make_layer(std::int64_t out, std::int64_t in, int bits, std::int64_t group_size, bool symmetric,
+                 DType scale_dtype, PackedFormat format) {
   Rng rng(std::uint64_t(bits * 1000 + in));
   const std::int64_t groups = group_size < 0 ? 1 : in / group_size, width = in / groups, levels = 1 << bits;
   std::vector<std::uint8_t> codes, zeros;
@@ -74,13 +76,15 @@ Layer make_layer(std::int64_t out, std::int64_t in, int bits, std::int64_t group
     if (!symmetric) layer.tensors.push_back(stored(kName + ".weight_zero_point", DType::i8, {out, groups}, z));
     return layer;
   }
-  std::vector<std::uint32_t> words(std::size_t(out * word_count(in, bits))), zero_words(std::size_t(word_count(out, bits) * groups));
+  std::vector<std::uint32_t> words(std::size_t(out * word_count(in, bits))),
+      zero_words(std::size_t(word_count(out, bits) * groups));
   pack_rows(codes, out, in, bits, words);
   pack_columns(zeros, out, groups, bits, zero_words);
   layer.tensors.push_back(stored(kName + ".weight_packed", DType::i32, {out, word_count(in, bits)}, words));
   layer.tensors.push_back(stored(kName + ".weight_shape", DType::i64, {2}, std::vector<std::int64_t>{out, in}));
   if (!symmetric)
-    layer.tensors.push_back(stored(kName + ".weight_zero_point", DType::i32, {word_count(out, bits), groups}, zero_words));
+    layer.tensors.push_back(
+        stored(kName + ".weight_zero_point", DType::i32, {word_count(out, bits), groups}, zero_words));
   return layer;
 }
 
@@ -108,7 +112,8 @@ TEST(Packed, SchemesGoByNameThenExpressionThenClass) {
   two["targets"] = {"model.layers.7.mlp.up_proj"};
   json config = quantization({{"a", four}, {"b", three}, {"c", two}});
   config["ignore"] = {"lm_head", "re:model.layers.9.*"};
-  config["cbq"] = {{"activation_factor", {{"model.layers.1.mlp.up_proj", 0.75}}}, {"kv_bits", 8}, {"kv_symmetric", false}};
+  config["cbq"] = {
+      {"activation_factor", {{"model.layers.1.mlp.up_proj", 0.75}}}, {"kv_bits", 8}, {"kv_symmetric", false}};
   const QuantizationConfig quantized(config, "q");
   EXPECT_EQ(quantized.scheme("model.layers.7.mlp.up_proj").wbits, 2);
   EXPECT_EQ(quantized.scheme("model.layers.6.mlp.up_proj").wbits, 3);
@@ -198,17 +203,27 @@ TEST(Packed, RefusesLayersThatContradictTheirScheme) {
   expect_part(load_error(config(4, -1, true), nothing), "weight_scale");
   for (const char* suffix : {".weight_scale", ".weight_packed", ".weight_zero_point"})
     expect_part(load_error(good, [&](auto& tensors) { drop(tensors, suffix); }), suffix);
-  expect_part(load_error(good, [](auto& tensors) {
-    drop(tensors, ".weight_shape");
-    tensors.push_back(stored(kName + ".weight_shape", DType::i64, {2}, std::vector<std::int64_t>{40, 5}));
-  }), "weight_shape");
-  expect_part(load_error(good, [](auto& tensors) {
-    tensors.push_back(stored(kName + ".weight_g_idx", DType::i32, {1}, std::vector<std::int32_t>{0}));
-  }), "weight_g_idx");
-  expect_part(load_error(good, [](auto& tensors) {
-    drop(tensors, ".weight_scale");
-    tensors.push_back(stored(kName + ".weight_scale", DType::f16, {5, 5}, std::vector<std::uint16_t>(25, 0x7c00)));
-  }), "finite");
+  expect_part(
+      load_error(
+          good,
+          [](auto& tensors) {
+            drop(tensors, ".weight_shape");
+            tensors.push_back(stored(kName + ".weight_shape", DType::i64, {2}, std::vector<std::int64_t>{40, 5}));
+          }),
+      "weight_shape");
+  expect_part(
+      load_error(good,
+                 [](auto& tensors) {
+                   tensors.push_back(stored(kName + ".weight_g_idx", DType::i32, {1}, std::vector<std::int32_t>{0}));
+                 }),
+      "weight_g_idx");
+  expect_part(load_error(good,
+                         [](auto& tensors) {
+                           drop(tensors, ".weight_scale");
+                           tensors.push_back(stored(kName + ".weight_scale", DType::f16, {5, 5},
+                                                    std::vector<std::uint16_t>(25, 0x7c00)));
+                         }),
+              "finite");
   json ignored = good;
   ignored["ignore"] = {kName};
   expect_part(load_error(ignored, nothing), "no scheme");
@@ -226,7 +241,9 @@ TEST(Packed, BlocksTakeTheirActivationQuantisersFromTheFile) {
   copy_model("mistral", folder.path(), {{"quantization_config", config}});
   const auto block = Model(*kContext, folder.path()).block(1);
   EXPECT_EQ(block->activations[std::size_t(Site::attention_in)].spec.bits, 8);
-  const auto factor = [&](Site site) { return to_host<float>(*kContext, block->activations[std::size_t(site)].factor.value)[0]; };
+  const auto factor = [&](Site site) {
+    return to_host<float>(*kContext, block->activations[std::size_t(site)].factor.value)[0];
+  };
   EXPECT_EQ(factor(Site::attention_in), 0.5f);
   EXPECT_EQ(factor(Site::mlp_out), 1.0f);
   EXPECT_EQ(block->kv_cache.bits, 4);

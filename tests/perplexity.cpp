@@ -42,7 +42,9 @@ struct Golden {
   Windows windows;
   std::vector<float> logits;
   std::int64_t tokens, vocab;
-  const float* row(std::size_t w, std::int64_t t) const { return &logits[std::size_t((std::int64_t(w) * tokens + t) * vocab)]; }
+  const float* row(std::size_t w, std::int64_t t) const {
+    return &logits[std::size_t((std::int64_t(w) * tokens + t) * vocab)];
+  }
 };
 
 Golden read_golden(const std::filesystem::path& path) {
@@ -142,7 +144,8 @@ TEST(Measure, DistancesFromAReferenceAreThoseOfTheLogits) {
     }
   const Model model(*kContext, models / "mistral"), reference(*kContext, models / "llama3");
   const auto hidden_of = [&](const Model& m) {
-    return hidden_states(*kContext, m, [&](std::int64_t i) { return m.block(i); }, ours.windows);
+    return hidden_states(
+        *kContext, m, [&](std::int64_t i) { return m.block(i); }, ours.windows);
   };
   const auto hidden = hidden_of(model), reference_hidden = hidden_of(reference);
   const Quality quality = measure(*kContext, model, hidden, ours.windows, &reference, &reference_hidden);

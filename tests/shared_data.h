@@ -22,5 +22,5 @@ inline bool all_golden() {
 
 }  // namespace cbq
 
-#define CBQ_SKIP_WITHOUT_SHARED_DATA()                                        \
+#define CBQ_SKIP_WITHOUT_SHARED_DATA() \
   if (cbq::shared_data().empty()) GTEST_SKIP() << "no test data: set CBQ_TEST_DATA to their folder"

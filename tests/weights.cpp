@@ -44,7 +44,8 @@ TEST(Checkpoint, ReadsShardsWithAndWithoutIndex) {
   const TempFolder folder;
   write_two_shards(folder);
   for (const bool indexed : {false, true}) {
-    if (indexed) write_index(folder, {{"a", "model-00001-of-00002.safetensors"}, {"b", "model-00002-of-00002.safetensors"}});
+    if (indexed)
+      write_index(folder, {{"a", "model-00001-of-00002.safetensors"}, {"b", "model-00002-of-00002.safetensors"}});
     const Checkpoint checkpoint(folder.path());
     EXPECT_EQ(checkpoint.names(), (std::vector<std::string>{"a", "b"}));
     EXPECT_EQ(checkpoint.total_bytes(), 12);
@@ -72,8 +73,8 @@ TEST(Checkpoint, RefusesAnIndexThatContradictsTheShards) {
   expect_part(open_error(folder), "\"a\" should be in \"model-00002-of-00002.safetensors\", found it in");
   write_index(folder, {{"a", first}, {"b", second}, {"c", second}});
   expect_part(open_error(folder), "\"c\"");
-  for (const json& name : {json("../model.safetensors"), json("/etc/passwd"), json(".."), json(""), json(3), json(nullptr),
-                           json("sub/model.safetensors"), json("config.json")}) {
+  for (const json& name : {json("../model.safetensors"), json("/etc/passwd"), json(".."), json(""), json(3),
+                           json(nullptr), json("sub/model.safetensors"), json("config.json")}) {
     write_index(folder, {{"a", name}});
     expect_part(open_error(folder), "\"a\": expected");
   }
@@ -105,9 +106,10 @@ TEST(Checkpoint, ConvertsEveryFloatType) {
   const std::vector<float> values = {0, 1, -0.5f, 3.140625f, 65504};
   std::vector<std::uint16_t> half, brain;
   for (const float v : values) half.push_back(f32_to_f16(v)), brain.push_back(f32_to_bf16(v));
-  write_shard(folder / "model.safetensors",
-              {stored("half", DType::f16, {5}, half), stored("brain", DType::bf16, {5}, brain), floats("single", values),
-               stored("double", DType::f64, {5}, std::vector<double>(values.begin(), values.end()))});
+  write_shard(
+      folder / "model.safetensors",
+      {stored("half", DType::f16, {5}, half), stored("brain", DType::bf16, {5}, brain), floats("single", values),
+       stored("double", DType::f64, {5}, std::vector<double>(values.begin(), values.end()))});
   const Checkpoint checkpoint(folder.path());
   for (const DType dtype : {DType::f32, DType::f64, DType::f16, DType::bf16})
     for (const char* name : {"half", "brain", "single", "double"}) {
@@ -144,14 +146,14 @@ TEST(Checkpoint, RefusesTensorsThatAreNotWhatIsExpected) {
 
 TEST(Checkpoint, KnowsOptNamesWithoutModel) {
   const TempFolder folder;
-  copy_model("opt-350m", folder.path(), {});
+  copy_model("opt-350m", folder.path(), json::object());
   const SafetensorsFile whole(folder / "model.safetensors");
   std::vector<StoredTensor> renamed;
   for (const auto& [name, info] : whole.tensors()) {
     if (!name.starts_with("model.decoder.")) continue;
     const auto bytes = whole.bytes(name);
-    renamed.push_back({{name.substr(6), info.dtype, info.shape},
-                       {reinterpret_cast<const char*>(bytes.data()), bytes.size()}});
+    renamed.push_back(
+        {{name.substr(6), info.dtype, info.shape}, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}});
   }
   ASSERT_FALSE(renamed.empty());
   write_shard(folder / "renamed.safetensors", renamed);
@@ -166,7 +168,7 @@ TEST(Checkpoint, AModelThatContradictsItsConfigIsRefused) {
     copy_model(name, folder.path(), patch);
     return error_text([&] { Model(*kContext, folder.path()).block(1); });
   };
-  EXPECT_EQ(model_error("llama3", {}), "no error");
+  EXPECT_EQ(model_error("llama3", json::object()), "no error");
   expect_part(model_error("llama3", {{"vocab_size", 1 << 26}}), "expected the shape (67108864, 32), found (64, 32)");
   expect_part(model_error("llama3", {{"head_dim", 1 << 24}}), "expected the shape");
   expect_part(model_error("llama3", {{"intermediate_size", 50}}), "gate_proj.weight");

@@ -3,9 +3,11 @@
 #include <iostream>
 #include <new>
 
+#include "core/json.h"
 #include "quant/config_keys.h"
 #include "tools/commands.h"
 #include "tools/output.h"
+#include "tools/train_config.h"
 
 namespace {
 
@@ -61,8 +63,8 @@ void add_run(CLI::App& app, RunOptions& options) {
   add_json(run, options.format);
   run->callback([&options] { run_command(options); });
   run->footer(footer(concat(
-      R"(Keys of CONFIG, with their defaults and what they may be. Paths start from the file's folder, those of --set from
-the working folder. "scheme": "W4A16" or "W4A16_ASYM" stands for wbits, abits and sym.
+      R"(Keys of CONFIG, with defaults and what they may be. Paths start from the file's folder, those of --set
+from the working folder. "scheme": "W4A16" or "W4A16_ASYM" stands for wbits, abits and sym.
 )",
       config_help(), R"(
 The result is OUTPUT_DIR with the checkpoint and report.json. The same command goes on with an interrupted run.
@@ -70,6 +72,24 @@ The result is OUTPUT_DIR with the checkpoint and report.json. The same command g
 Examples:
   cbq run llama.json
   cbq run llama.json --set wbits=2 group_size=64 eval.windows=8 --json > result.json)")));
+}
+
+void add_train(CLI::App& app, TrainOptions& options) {
+  CLI::App* train = app.add_subcommand("train", "Train a small model from scratch");
+  add_file(train, "CONFIG", options.config, "JSON file");
+  add_settings(train, options.settings);
+  add_json(train, options.format);
+  train->callback([&options] { train_command(options); });
+  train->footer(footer(concat(
+      R"(Keys of CONFIG and what they may be. Paths start from the file's folder, those of --set from the working
+folder.
+)",
+      train_config_help(), R"(
+The result is OUTPUT_DIR with weights, tokenizer and config.json. The same command with the same number of threads
+writes the same bytes on the same machine.
+
+Example:
+  cbq train examples/tiny-llama/train.json)")));
 }
 
 void add_eval(CLI::App& app, EvalOptions& options) {
@@ -89,8 +109,8 @@ void add_eval(CLI::App& app, EvalOptions& options) {
   add_json(eval, options.format);
   eval->callback([&options] { eval_command(options); });
   eval->footer(footer(
-      R"(Perplexity: exp of the mean over windows of the mean loss of their tokens but the first. A text file is one text
-with one BOS, a .json or .jsonl file has a BOS before each document; the tail that fills no window is dropped.
+      R"(Perplexity is exp of the windows' mean loss, taken over all tokens of a window but the first. A text file is
+one text with one BOS, a .json or .jsonl file has a BOS before each document; the tail that fills no window is dropped.
 Several files are measured together, with windows from each.
 JSON: model, data (a list if several), seqlen, windows, tokens, perplexity; with a reference kl (nats a token) and
 top1 (share).
@@ -118,7 +138,7 @@ void add_generate(CLI::App& app, GenerateOptions& options) {
   add_number(generate, "--temperature", g.temperature, 0.0, 100.0,
              "0: always the likeliest token; higher: more chance");
   add_number(generate, "--top-k", g.top_k, std::int64_t(0), kMost, "Draw from the k likeliest tokens; 0: from all");
-  generate->add_option("--seed", g.seed, "Same seed, same text")->option_text("N=0");
+  generate->add_option("--seed", g.seed, "Same seed, same text")->check(CLI::NonNegativeNumber)->option_text("N=0");
   add_device(generate, options.device);
   add_json(generate, options.format);
   generate->callback([&options] { generate_command(options); });
@@ -139,6 +159,7 @@ int report(std::string text, int exit_code) {
 
 int run_command_line(int argc, char** argv) {
   RunOptions run;
+  TrainOptions train;
   EvalOptions eval;
   InspectOptions inspect;
   GenerateOptions generate;
@@ -147,6 +168,7 @@ int run_command_line(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(footer("Each command explains itself: cbq COMMAND --help"));
   add_run(app, run);
+  add_train(app, train);
   add_eval(app, eval);
   add_inspect(app, inspect);
   add_generate(app, generate);
@@ -158,7 +180,9 @@ int run_command_line(int argc, char** argv) {
     print(std::string(version.what()) + "\n");
   } catch (const CLI::ParseError& error) {
     const auto chosen = app.get_subcommands();
-    return report(concat(error.what(), "; see cbq ", chosen.empty() ? "" : chosen[0]->get_name() + " ", "--help"), 2);
+    if (!chosen.empty()) return report(concat(error.what(), "; see cbq ", chosen[0]->get_name(), " --help"), 2);
+    return report(concat("expected a command, found ", argc > 1 ? quoted_text(argv[1]) : "none", "; see cbq --help"),
+                  2);
   }
   return 0;
 }

@@ -29,6 +29,15 @@ struct RunOptions {
 // Quantises a model as the configuration says. An interrupt (Ctrl-C) or SIGTERM saves the state first.
 void run_command(const RunOptions& options);
 
+struct TrainOptions {
+  std::filesystem::path config;
+  std::vector<std::string> settings;  // key=value
+  ResultFormat format = ResultFormat::text;
+};
+// Trains a small model from scratch as the configuration says. An interrupt (Ctrl-C) or SIGTERM ends it without a
+// result.
+void train_command(const TrainOptions& options);
+
 struct EvalOptions {
   std::filesystem::path model;
   std::vector<std::filesystem::path> data;

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Breaks kernels one at a time in a copy of the sources and demands that the tests of the ops notice.
 
-Each mutation replaces one piece of text that occurs exactly once in its file. The copy is built once; a mutation then
-recompiles one file and relinks the tests, which run until one fails. Exit code 1 when a mutation survives, 2 when the
-suite cannot be built, fails without a mutation, or a mutation no longer fits its file.
+Each mutation replaces one piece of text that occurs exactly once in its .cpp file. The copy is built once. A mutant is
+the mutated file compiled alone and linked before the libraries that hold the original, together with all tests of the
+ops; it runs until one fails. Exit code 1 when a mutant survives, 2 when something cannot be built, the suite fails
+without a mutation, or a mutation no longer fits its file.
 
 Usage: tools/mutate_kernels.py [folder for the copy and its build] [-k text]     -k: only mutations whose name has text
 """
 import argparse
+import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -16,18 +19,18 @@ import tempfile
 
 TESTS = ["ops_golden", "optim", "tape", "surrogate", "gradients", "determinism"]
 SOURCES = ["core", "cpu", "autograd", "models", "quant", "cuda", "tests", "bench", "tools"]
-TIME_LIMIT_S = 900  # of one test; a mutation that hangs is noticed too
+TIME_LIMIT_S = 900  # of one mutant; one that hangs is noticed too
 
 # name, file, text, replacement
 MUTATIONS = [
     ("rms_norm: eps doubled", "cpu/rms_norm.cpp", "double(x.cols) + eps)", "double(x.cols) + 2 * eps)"),
     ("rms_norm: sign in dx", "cpu/rms_norm.cpp", "dy(r, c) - x(r, c) * k)", "dy(r, c) + x(r, c) * k)"),
     ("layer_norm: unbiased variance", "cpu/layer_norm.cpp", "squares / double(x.cols)", "squares / double(x.cols - 1)"),
-    ("layer_norm: term missing in dx", "cpu/layer_norm.cpp", "dy(r, c) - mean_g -", "dy(r, c) - 0 * mean_g -"),
+    ("layer_norm: term missing in dx", "cpu/layer_norm.cpp", "dy(r, c) - mean_g -", "dy(r, c) -"),
     ("rope: turned the other way", "cpu/rope.cpp", "? T(1) : T(-1)", "? T(-1) : T(1)"),
     ("attention: mask one key late", "cpu/attention.cpp", "return keys - rows + 1 + i;",
      "return std::min(keys, keys - rows + 2 + i);"),
-    ("attention: delta missing", "cpu/attention.cpp", "(ds_row[j] - delta)", "(ds_row[j] - 0 * delta)"),
+    ("attention: delta missing", "cpu/attention.cpp", "(ds_row[j] - delta)", "ds_row[j]"),
     ("attention: lost accumulation", "cpu/attention.cpp", "beta = 1;", "beta = 0;"),
     ("softmax: dx off by 1e-6", "cpu/softmax.cpp", "(dy(r, c) - mean)", "(dy(r, c) - T(1 - 1e-6) * mean)"),
     ("mse: factor missing", "cpu/loss.cpp", "T(2 * double(*elements", "T(1 * double(*elements"),
@@ -38,8 +41,8 @@ MUTATIONS = [
     ("fake_quant: clipping ignored in dfactor", "cpu/fake_quant.cpp", "(q == v ? ratio : T(0))", "ratio"),
     ("fake_quant: factor missing", "cpu/fake_quant.cpp", "sum * double(s) / double(factor)", "sum * double(s)"),
     ("quantise_weight: sign of dzero", "cpu/rounding_backward.cpp", "T(-double(q.scale", "T(double(q.scale"),
-    ("quantise_weight: last code off by one", "cpu/rounding.h", "last(T((1 << q.grid.bits) - 1))",
-     "last(T(1 << q.grid.bits))"),
+    ("quantise_weight: last code off by one", "cpu/rounding.cpp", "(v < 0 ? T(0) : v > last ? last : v) - z",
+     "(v < 0 ? T(0) : v > last + 1 ? last + 1 : v) - z"),
     ("regulariser: count off by one", "cpu/rounding_backward.cpp", "T(total / double(quantiser.w.count()))",
      "T(total / double(quantiser.w.count() + 1))"),
     ("clip_grid: sign in dhigh", "cpu/grid.cpp", "- dz * slope * low", "+ dz * slope * low"),
@@ -73,25 +76,58 @@ def copy_sources(repository, copy):
         shutil.copy(path, target)
 
 
-def build(folder):
-    """Error text, or nothing."""
-    run = subprocess.run(["cmake", "--build", folder, "--target", *(f"test_{t}" for t in TESTS)],
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return "" if run.returncode == 0 else run.stdout[-3000:]
+def run_or_stop(command, what, **options):
+    """Standard output and error of a command that must succeed."""
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    if run.returncode != 0:
+        stop(f"{what}:\n{run.stdout[-3000:]}")
+    return run.stdout
 
 
-def failing_test(copy, folder):
+def configure_and_build(copy, build):
+    configure = ["cmake", "-S", copy, "-B", build, "-G", "Ninja", "-DCBQ_CUDA=OFF"]
+    if not (build / "build.ninja").exists():
+        run_or_stop(configure, "the copy cannot be configured")
+    run_or_stop(["ninja", "-C", build, *(f"test_{t}" for t in TESTS)], "the suite does not compile")
+
+
+def write_build_file(build, copy, mutants, chosen):
+    """A build.ninja with one executable mutant_<i> per mutation, and mutant_none."""
+    entries = json.loads((build / "compile_commands.json").read_text())
+    commands = {pathlib.Path(entry["file"]): entry["command"] for entry in entries}
+    last = run_or_stop(["ninja", "-C", build, "-t", "commands", f"test_{TESTS[0]}"], "no link command").splitlines()[-1]
+    others = " ".join(f"CMakeFiles/test_{t}.dir/tests/{t}.cpp.o" for t in TESTS[1:])
+    lines = ["rule run", f"  command = cd {build} && $line"]
+
+    def add(output, line, inputs=""):
+        lines.extend([f"build {output}: run {inputs}", "  line = " + line.replace("$", "$$")])
+
+    def link(name, objects, inputs=""):
+        line = last.replace(f"-o tests/test_{TESTS[0]}", f"-o {mutants / name} {objects} {others}")
+        add(mutants / name, line, inputs)
+
+    link("mutant_none", "")
+    for i, (_, file, text, replacement) in enumerate(chosen):
+        source, obj = mutants / f"{i}.cpp", mutants / f"{i}.o"
+        source.write_text((copy / file).read_text().replace(text, replacement))
+        # A mutation may leave a variable unused: no warnings.
+        compile_line = re.sub(r" -o \S+ -c \S+$", f" -w -o {obj} -c {source}", commands[copy / file])
+        add(obj, compile_line, source)
+        link(f"mutant_{i}", obj, obj)
+    (mutants / "build.ninja").write_text("\n".join(lines) + "\n")
+
+
+def failing_test(executable, copy):
     """Name of the first test that fails, or nothing."""
-    for test in TESTS:
-        command = [folder / "tests" / f"test_{test}", "--gtest_brief=1", "--gtest_fail_fast"]
-        try:
-            run = subprocess.run(command, cwd=copy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                 timeout=TIME_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            return f"{test} (no end after {TIME_LIMIT_S} s)"
-        if run.returncode != 0:
-            return test
-    return ""
+    try:
+        run = subprocess.run([executable, "--gtest_fail_fast"], cwd=copy, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True, errors="replace", timeout=TIME_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return f"no end after {TIME_LIMIT_S} s"
+    if run.returncode == 0:
+        return ""
+    failed = re.search(r"\[  FAILED  \] ([^\s,]+)", run.stdout)
+    return failed.group(1) if failed else f"exit code {run.returncode}"
 
 
 def main():
@@ -102,40 +138,28 @@ def main():
     repository = pathlib.Path(__file__).resolve().parent.parent
     temporary = None if arguments.folder else tempfile.TemporaryDirectory(prefix="mutate-")
     root = (arguments.folder or pathlib.Path(temporary.name)).resolve()
-    copy, folder = root / "source", root / "build"
+    copy, build, mutants = root / "source", root / "build", root / "mutants"
     copy_sources(repository, copy)
-    # -O1: the arithmetic is the same, and a mutation costs less to compile.
-    configure = subprocess.run(["cmake", "-S", copy, "-B", folder, "-G", "Ninja", "-DCBQ_CUDA=OFF",
-                                "-DCMAKE_CXX_FLAGS_RELEASE=-O1"],
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if configure.returncode != 0:
-        stop(f"the copy cannot be configured:\n{configure.stdout[-3000:]}")
     chosen = [m for m in MUTATIONS if arguments.k in m[0]]
     for name, file, text, _ in chosen:
         count = (copy / file).read_text().count(text)
         if count != 1:
             stop(f"'{name}' does not fit {file}: its text occurs {count} times; adapt tools/mutate_kernels.py")
-    error = build(folder)
-    if error:
-        stop(f"the suite does not compile:\n{error}")
-    failed = failing_test(copy, folder)
+    configure_and_build(copy, build)
+    shutil.rmtree(mutants, ignore_errors=True)
+    mutants.mkdir()
+    write_build_file(build, copy, mutants, chosen)
+    run_or_stop(["ninja", "-C", mutants], "a mutant does not compile")
+    failed = failing_test(mutants / "mutant_none", copy)
     if failed:
         stop(f"{failed} fails without any mutation")
 
-    survivors = []
-    for name, file, text, replacement in chosen:
-        path = copy / file
-        original = path.read_text()
-        path.write_text(original.replace(text, replacement))
-        error = build(folder)
-        killer = "" if error else failing_test(copy, folder)
-        path.write_text(original)
-        if error:
-            stop(f"'{name}' does not compile:\n{error}")
-        print(f"{'killed  ' if killer else 'SURVIVED'}  {name}{'  by ' + killer if killer else ''}", flush=True)
-        if not killer:
-            survivors.append(name)
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutations killed")
+    survivors = 0
+    for i, (name, *_) in enumerate(chosen):
+        killer = failing_test(mutants / f"mutant_{i}", copy)
+        survivors += not killer
+        print(f"killed    {name}  by {killer}" if killer else f"SURVIVED  {name}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutations killed")
     sys.exit(1 if survivors or not chosen else 0)
 
 

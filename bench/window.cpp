@@ -1,0 +1,164 @@
+// A training step on a two-block window, and an evaluation forward, beside the time of their matrix products alone.
+//
+// Weights are random at llama-24m's shapes (d 384, 6 heads, ffn 1024, vocabulary 4096, T = 1024). The counter `ratio` is
+// step time over product time, both medians of alternating repeats in one run, so that a noisy machine hits both.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/kernels.h"
+#include "core/rng.h"
+#include "cpu/open.h"
+#include "models/model.h"
+#include "quant/objective.h"
+
+namespace cbq {
+namespace {
+
+constexpr std::int64_t kTokens = 1024;
+
+ModelConfig shapes() {
+  ModelConfig c{};
+  c.family = Family::llama;
+  c.layers = 2, c.hidden = 384, c.ffn = 1024, c.heads = 6, c.kv_heads = 6, c.head_dim = 64, c.vocab = 4096;
+  c.max_positions = 2048;
+  c.norm_eps = 1e-5;
+  c.activation = Activation::silu;
+  c.dtype = DType::f16;
+  return c;
+}
+
+Tensor randn(Context& ctx, Shape shape, double scale) {
+  static Rng rng(1);
+  std::vector<float> values(static_cast<std::size_t>(shape.count()));
+  for (float& v : values) v = float(scale * rng.normal());
+  return from_host<float>(ctx, shape, DType::f32, values);
+}
+
+BlockWeights weights(Context& ctx, const ModelConfig& config) {
+  BlockWeights w;
+  for (const LinearRole role : linear_roles(config.family)) w[role].weight = randn(ctx, weight_shape(config, role), 0.05);
+  w.attention_norm.weight = full(ctx, {config.hidden}, DType::f32, 1);
+  w.mlp_norm.weight = full(ctx, {config.hidden}, DType::f32, 1);
+  return w;
+}
+
+// The products of one linear layer: y = x w^T, and in training dx = dy w and dw = dy^T x.
+struct Product {
+  Tensor x, w, y;
+  void forward(Context& ctx) const { ctx.kernels->matmul(ctx, y, x, Trans::no, w, Trans::yes, View(), Write::set); }
+  void backward(Context& ctx) const {
+    ctx.kernels->matmul(ctx, x, y, Trans::no, w, Trans::no, View(), Write::set);
+    ctx.kernels->matmul(ctx, w, y, Trans::yes, x, Trans::no, View(), Write::set);
+  }
+};
+
+std::vector<Product> products(Context& ctx, const ModelConfig& config) {
+  std::vector<Product> all;
+  for (const LinearRole role : linear_roles(config.family)) {
+    const Shape w = weight_shape(config, role);
+    all.push_back({randn(ctx, {kTokens, w[1]}, 1e-3), randn(ctx, w, 1e-3), randn(ctx, {kTokens, w[0]}, 1e-3)});
+  }
+  return all;
+}
+
+template <class Fn>
+double seconds(const Fn& fn) {
+  const auto start = std::chrono::steady_clock::now();
+  fn();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + std::ptrdiff_t(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+// Times `work` and `gemms` in turn; the first two rounds warm up.
+template <class Work, class Gemms>
+void compare(benchmark::State& state, const Work& work, const Gemms& gemms) {
+  std::vector<double> work_s, gemm_s;
+  int round = 0;
+  for (auto _ : state) {
+    const double w = seconds(work), g = seconds(gemms);
+    state.SetIterationTime(w);
+    if (round++ < 2) continue;
+    work_s.push_back(w);
+    gemm_s.push_back(g);
+  }
+  state.counters["step_ms"] = 1e3 * median(work_s);
+  state.counters["gemm_ms"] = 1e3 * median(gemm_s);
+  state.counters["ratio"] = median(work_s) / median(gemm_s);
+}
+
+void window_step(benchmark::State& state, RoundingKind kind) {
+  const auto ctx = cpu::open();
+  const ModelConfig config = shapes();
+  RunConfig run;
+  run.wbits = 2;
+  BlockSpec spec;
+  spec.fill({{2, -1, Symmetry::asymmetric}, {}});
+  Rng rng(1);
+  std::vector<std::unique_ptr<QuantBlock>> blocks;
+  ParameterGroup group{.parameters = {}, .lr = 1e-3};
+  for (int i = 0; i < 2; ++i) {
+    blocks.push_back(std::make_unique<QuantBlock>(*ctx, config, weights(*ctx, config), spec, ActivationSpec{},
+                                                  RoundingOptions{.kind = kind}, rng));
+    for (Parameter* p : blocks.back()->rounding_parameters()) group.parameters.push_back(p);
+    for (Parameter* p : blocks.back()->scale_parameters()) group.parameters.push_back(p);
+  }
+  Optimizer optimizer(*ctx, {group}, 1000000);
+  const Sequence sequence = make_sequence(*ctx, config, 1, 0, kTokens, DType::f32);
+  const Tensor x = randn(*ctx, {kTokens, config.hidden}, 1), target = randn(*ctx, {kTokens, config.hidden}, 1);
+  const std::vector<Product> gemms = products(*ctx, config);
+  compare(
+      state,
+      [&] {
+        Tape tape(*ctx);
+        Var y = x;
+        for (const auto& block : blocks) {
+          block->use(&tape, Hardness::hard);
+          y = block_forward(*ctx, config, *block, y, sequence);
+        }
+        tape.backward(distance(*ctx, run, target, y));
+        optimizer.step();
+      },
+      [&] {
+        for (int i = 0; i < 2; ++i)
+          for (const Product& p : gemms) p.forward(*ctx), p.backward(*ctx);
+      });
+}
+
+void evaluation(benchmark::State& state) {
+  const auto ctx = cpu::open();
+  const ModelConfig config = shapes();
+  DenseBlock block(config, weights(*ctx, config));
+  const Sequence sequence = make_sequence(*ctx, config, 1, 0, kTokens, DType::f32);
+  const Tensor x = randn(*ctx, {kTokens, config.hidden}, 1), head = randn(*ctx, {config.vocab, config.hidden}, 0.05);
+  const Tensor ids = full(*ctx, {kTokens}, DType::i32, 7);
+  const std::vector<Product> gemms = products(*ctx, config);
+  const Product head_product{x, head, Tensor(*ctx, {kTokens, config.vocab}, DType::f32)};
+  constexpr int kBlocks = 12;
+  compare(
+      state,
+      [&] {
+        Var y = x;
+        for (int i = 0; i < kBlocks; ++i) y = block_forward(*ctx, config, block, y, sequence);
+        benchmark::DoNotOptimize(ops::cross_entropy(*ctx, ops::linear(*ctx, y, head), ids).value.data());
+      },
+      [&] {
+        for (int i = 0; i < kBlocks; ++i)
+          for (const Product& p : gemms) p.forward(*ctx);
+        head_product.forward(*ctx);
+      });
+}
+
+BENCHMARK_CAPTURE(window_step, lora_ste, RoundingKind::lora_ste)->UseManualTime()->Iterations(12)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(window_step, weights, RoundingKind::weights)->UseManualTime()->Iterations(12)->Unit(benchmark::kMillisecond);
+BENCHMARK(evaluation)->UseManualTime()->Iterations(12)->Unit(benchmark::kMillisecond);
+
+}  // namespace
+}  // namespace cbq
+
+BENCHMARK_MAIN();

@@ -1,0 +1,113 @@
+// The rounding parametrisations: where they start, what they learn, how they harden, and how a run goes on with them.
+#include "quant/rounding.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/kernels.h"
+#include "cpu/open.h"
+
+namespace cbq {
+namespace {
+
+constexpr RoundingKind kKinds[] = {RoundingKind::nearest, RoundingKind::lora,  RoundingKind::lora_ste,
+                                   RoundingKind::dense,   RoundingKind::sign, RoundingKind::weights};
+
+class Rounding : public testing::Test {
+ protected:
+  Tensor weight(std::int64_t out = 33, std::int64_t in = 64) {
+    Rng rng(11);
+    std::vector<float> values(static_cast<std::size_t>(out * in));
+    for (float& v : values) v = float(0.05 * rng.normal());
+    return from_host<float>(*ctx, {out, in}, DType::f32, values);
+  }
+  WeightRounding make(RoundingKind kind, const WeightSpec& spec, std::uint64_t seed = 1) {
+    Rng rng(seed);
+    return WeightRounding(*ctx, weight(), spec, {.kind = kind}, rng);
+  }
+  std::unique_ptr<Context> ctx = cpu::open(1, FreshMemory::nan_bytes);
+};
+
+TEST_F(Rounding, EveryKindStartsAtRoundToNearest) {
+  for (const int bits : {2, 3, 4, 5, 6, 8})
+    for (const std::int64_t group : {std::int64_t{-1}, std::int64_t{16}})
+      for (const Symmetry symmetry : {Symmetry::asymmetric, Symmetry::symmetric}) {
+        const WeightSpec spec{bits, group, symmetry};
+        const auto nearest = to_host<std::uint8_t>(*ctx, make(RoundingKind::nearest, spec).harden(*ctx, DType::f16).codes);
+        for (const RoundingKind kind : kKinds) {
+          const WeightRounding rounding = make(kind, spec);
+          EXPECT_EQ(to_host<std::uint8_t>(*ctx, rounding.harden(*ctx, DType::f16).codes), nearest) << int(kind) << " " << bits;
+          EXPECT_EQ(rounding.moved_share(*ctx), 0);
+        }
+      }
+}
+
+TEST_F(Rounding, SoftKindsStartAtTheWeightsThemselves) {
+  const WeightSpec spec{4, -1, Symmetry::asymmetric};
+  Rng rng(1);
+  for (const RoundingKind kind : {RoundingKind::lora, RoundingKind::dense}) {
+    const WeightRounding rounding(*ctx, weight(), spec, {.kind = kind, .start = Start::min_max}, rng);  // nothing is clipped
+    const auto soft = to_host<float>(*ctx, ops::quantise_weight(*ctx, rounding.vars(*ctx, nullptr, Hardness::soft)).value);
+    const auto w = to_host<float>(*ctx, weight());
+    const auto scale = to_host<float>(*ctx, rounding.harden(*ctx, DType::f32).scale);
+    for (std::size_t i = 0; i < w.size(); ++i)
+      ASSERT_TRUE(std::abs(soft[i] - w[i]) <= 0.51f * scale[i / 64]) << i;  // the zero point rounds the ends of the range
+    double off = 0;
+    for (std::size_t i = 0; i < w.size(); ++i) off += std::abs(soft[i] - w[i]) > 1e-4f * scale[i / 64];
+    EXPECT_LT(off / double(w.size()), 0.05);
+  }
+}
+
+TEST_F(Rounding, HardensToWhatTheHardForwardComputes) {
+  for (const RoundingKind kind : kKinds) {
+    const WeightRounding rounding = make(kind, {3, 32, Symmetry::asymmetric});
+    const auto forward = to_host<float>(*ctx, ops::quantise_weight(*ctx, rounding.vars(*ctx, nullptr, Hardness::hard)).value);
+    EXPECT_EQ(to_host<float>(*ctx, dequantise(*ctx, rounding.harden(*ctx, DType::f32), DType::f32)), forward) << int(kind);
+  }
+}
+
+TEST_F(Rounding, DequantisedValuesAreOfTheStoredDType) {
+  for (const DType stored : {DType::f16, DType::bf16}) {
+    const HardWeight hard = make(RoundingKind::nearest, {4, 16, Symmetry::symmetric}).harden(*ctx, stored);
+    for (const Tensor& t : {hard.scale, dequantise(*ctx, hard, stored)})
+      EXPECT_EQ(to_host<float>(*ctx, convert(*ctx, t, stored)), to_host<float>(*ctx, t));
+    const auto q = to_host<std::uint8_t>(*ctx, hard.codes);
+    const auto s = to_host<float>(*ctx, hard.scale), z = to_host<float>(*ctx, hard.zero);
+    const auto w_hat = to_host<float>(*ctx, dequantise(*ctx, hard, stored));
+    for (std::size_t i = 0; i < q.size(); ++i) {
+      const float exact = s[i / 16] * (float(q[i]) - z[i / 16]);
+      ASSERT_EQ(w_hat[i], stored == DType::f16 ? f16_to_f32(f32_to_f16(exact)) : bf16_to_f32(f32_to_bf16(exact)));
+    }
+  }
+}
+
+TEST_F(Rounding, TinyStepSizesStayPositiveOnDisk) {
+  const Tensor w = full(*ctx, {2, 8}, DType::f32, 1e-9);
+  Rng rng(1);
+  const WeightRounding rounding(*ctx, w, {8, -1, Symmetry::symmetric}, {}, rng);
+  for (const float s : to_host<float>(*ctx, rounding.harden(*ctx, DType::f16).scale)) EXPECT_GT(s, 0);
+}
+
+TEST_F(Rounding, StateRestoresEverythingLearned) {
+  for (const RoundingKind kind : kKinds) {
+    WeightRounding learned = make(kind, {4, 16, Symmetry::asymmetric});
+    Rng rng(99);
+    for (Parameter* p : learned.rounding_parameters()) {
+      std::vector<float> values(std::size_t(p->value.count()));
+      for (float& v : values) v = float(0.3 * rng.normal());
+      p->value = from_host<float>(*ctx, p->value.shape(), DType::f32, values);
+    }
+    for (Parameter* p : learned.scale_parameters()) p->value = full(*ctx, p->value.shape(), DType::f32, 0.9);
+    WeightRounding restored = make(kind, {4, 16, Symmetry::asymmetric}, 2);
+    restored.restore(learned.state());
+    const HardWeight a = learned.harden(*ctx, DType::f16), b = restored.harden(*ctx, DType::f16);
+    EXPECT_EQ(to_host<std::uint8_t>(*ctx, a.codes), to_host<std::uint8_t>(*ctx, b.codes)) << int(kind);
+    EXPECT_EQ(to_host<float>(*ctx, a.scale), to_host<float>(*ctx, b.scale)) << int(kind);
+    if (!learned.rounding_parameters().empty()) EXPECT_GT(learned.moved_share(*ctx), 0) << int(kind);
+  }
+  EXPECT_THROW(make(RoundingKind::dense, {4, -1, Symmetry::symmetric}).restore({}), Error);
+}
+
+}  // namespace
+}  // namespace cbq

@@ -1,0 +1,187 @@
+// `cbq run` end to end on examples/tiny-llama: what it writes, that it repeats, and that it survives being killed.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "core/rng.h"
+#include "cpu/open.h"
+#include "models/model.h"
+#include "tests/program.h"
+#include "tests/temp_folder.h"
+
+namespace cbq {
+namespace {
+
+using Json = nlohmann::json;
+namespace fs = std::filesystem;
+
+class Run : public testing::Test {
+ protected:
+  // A run small enough for a second: settings come on top.
+  std::vector<std::string> arguments(const std::string& output, std::vector<std::string> settings) {
+    const fs::path example = fs::absolute("examples/tiny-llama");
+    Json config{{"model", example / "model"},
+                {"output_dir", folder_ / output},
+                {"dataset", example / "calib.jsonl"},
+                {"nsamples", 6},
+                {"heldout", 2},
+                {"seqlen", 32},
+                {"epochs", 1},
+                {"wbits", 3},
+                {"eval", {{"data", {example / "eval.jsonl"}}, {"seqlen", 32}, {"windows", 8}}}};
+    write_file(folder_ / "config.json", config.dump(1));
+    std::vector<std::string> words{"run", folder_ / "config.json", "--json", "--set", "threads=1"};
+    for (std::string& setting : settings) words.insert(words.end(), {"--set", setting});
+    return words;
+  }
+  Json run(const std::string& output, std::vector<std::string> settings = {}) {
+    const Program program(folder_, arguments(output, std::move(settings)));
+    const int code = program.wait();
+    EXPECT_EQ(code, 0) << program.err();
+    return code == 0 ? Json::parse(program.out()) : Json();
+  }
+  std::string error(const std::string& output, std::vector<std::string> settings, int exit_code) {
+    const Program program(folder_, arguments(output, std::move(settings)));
+    EXPECT_EQ(program.wait(), exit_code) << program.err();
+    return program.err();
+  }
+  // Bytes of the files that must not depend on when or how often a run was started.
+  std::map<std::string, std::string> results(const std::string& output) {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : fs::directory_iterator(folder_ / output))
+      if (const std::string name = entry.path().filename(); entry.is_regular_file() && name != "report.json" &&
+                                                            name != "metrics.jsonl" && name != "run_config.json")
+        files[name] = read_file(entry.path());
+    return files;
+  }
+  TempFolder folder_;
+};
+
+TEST_F(Run, WritesWhatItPrints) {
+  const Json report = run("out", {"wbits=3", "abits=8"});
+  const Json& results = report["results"];
+  EXPECT_GT(results["nearest"]["kl"], results["quantised"]["kl"]);
+  EXPECT_EQ(results["full_precision"]["kl"], 0);
+  const Program eval(folder_, {"eval", folder_ / "out", "--data", "examples/tiny-llama/eval.jsonl", "--seqlen", "32", "--windows",
+                               "8", "--reference", "examples/tiny-llama/model", "--json"});
+  ASSERT_EQ(eval.wait(), 0) << eval.err();
+  const Json measured = Json::parse(eval.out());
+  EXPECT_EQ(measured["perplexity"], results["quantised"]["perplexity"]);
+  EXPECT_EQ(measured["kl"], results["quantised"]["kl"]);
+  EXPECT_EQ(measured["top1"], results["quantised"]["top1"]);
+  for (const char* key : {"config", "results", "time_s", "peak_memory_bytes"}) EXPECT_TRUE(report.contains(key)) << key;
+  EXPECT_EQ(Json::parse(read_file(folder_ / "out" / "report.json")), report);
+}
+
+TEST_F(Run, PackedAndDenseHoldTheSameWeights) {
+  run("packed", {"group_size=16"});
+  run("dense", {"group_size=16", "export=dense"});
+  const auto ctx = cpu::open(1);
+  const Model packed(*ctx, folder_ / "packed"), dense(*ctx, folder_ / "dense");
+  for (std::int64_t layer = 0; layer < packed.config().layers; ++layer) {
+    const BlockWeights a = packed.block_weights(layer), b = dense.block_weights(layer);
+    for (const LinearRole role : linear_roles(packed.config().family))
+      EXPECT_EQ(to_host<float>(*ctx, a[role].weight.value), to_host<float>(*ctx, b[role].weight.value)) << layer;
+  }
+}
+
+TEST_F(Run, TwoRunsWithOneSeedGiveEqualBytes) {
+  run("a");
+  run("b");
+  run("c", {"seed=1"});
+  EXPECT_EQ(results("a"), results("b"));
+  EXPECT_NE(results("a"), results("c"));
+}
+
+TEST_F(Run, EveryMethodAndKindRunsThrough) {
+  const std::vector<std::vector<std::string>> variants{
+      {"method=rtn"},
+      {"method=rtn", "cfp=paper", "abits=4"},
+      {"method=gptq"},
+      {"method=gptq", "abits=4", "group_size=32", "act_order=false"},
+      {"rounding=nearest"},
+      {"rounding=lora", "rank=2"},
+      {"rounding=dense"},
+      {"rounding=sign", "sym=true"},
+      {"rounding=weights", "batch_size=4"},
+      {"window=3", "overlap=2", "window_schedule=grow"},
+      {"window=4", "overlap=0", "homologous=true"},
+      {"cfp=paper", "abits=8", "act_sym=false"},
+      {"cfp=msmodelslim", "abits=4", "kv_bits=8"},
+      {"kl=0", "learn_scale=false", "learn_activation=false", "abits=6"},
+      {R"(overrides=[{"match": "*.down_proj", "wbits": 8}, {"match": "*layers.0*", "wbits": 16}])"}};
+  for (std::size_t i = 0; i < variants.size(); ++i) {
+    const Json report = run("variant" + std::to_string(i), variants[i]);
+    ASSERT_FALSE(report.is_null()) << variants[i][0];
+    EXPECT_TRUE(std::isfinite(report["results"]["quantised"]["kl"].get<double>())) << variants[i][0];
+    EXPECT_LT(report["results"]["quantised"]["kl"], 4.0) << variants[i][0];
+  }
+}
+
+TEST_F(Run, AKilledRunGoesOnToTheSameBytes) {
+  const std::vector<std::string> settings{"nsamples=24", "epochs=2", "homologous=true", "cfp=paper", "abits=8", "rounding=lora"};
+  const auto start = std::chrono::steady_clock::now();
+  run("whole", settings);
+  const auto whole = std::chrono::steady_clock::now() - start;
+  Rng rng(std::uint64_t(std::chrono::system_clock::now().time_since_epoch().count()));
+  int killed = 0;
+  for (int attempt = 0; attempt < 40 && killed < 5; ++attempt) {
+    const Program program(folder_, arguments("killed", settings));
+    std::this_thread::sleep_for(whole * (0.1 + 0.8 * rng.uniform()));
+    program.send(SIGKILL);
+    if (program.wait() == 0) fs::remove_all(folder_ / "killed");  // it was faster: start over
+    else ++killed;
+  }
+  EXPECT_EQ(killed, 5);
+  run("killed", settings);
+  EXPECT_EQ(results("whole"), results("killed"));
+}
+
+TEST_F(Run, StopsOnInterruptAndGoesOn) {
+  const std::vector<std::string> settings{"nsamples=40", "epochs=40"};
+  const Program program(folder_, arguments("out", settings));
+  while (!fs::exists(folder_ / "out" / "metrics.jsonl")) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  program.send(SIGINT);
+  EXPECT_EQ(program.wait(), 1);
+  EXPECT_NE(program.err().find("the same command goes on"), std::string::npos) << program.err();
+  EXPECT_FALSE(fs::exists(folder_ / "out" / "config.json"));
+}
+
+TEST_F(Run, AFinishedRunIsOnlyReported) {
+  const Json first = run("out");
+  const auto written = fs::last_write_time(folder_ / "out" / "model.safetensors");
+  EXPECT_EQ(run("out"), first);
+  EXPECT_EQ(fs::last_write_time(folder_ / "out" / "model.safetensors"), written);
+}
+
+TEST_F(Run, RefusesToGoOnWithSomethingElse) {
+  run("out");
+  EXPECT_NE(error("out", {"wbits=4"}, 2).find("wbits"), std::string::npos);
+  write_file(folder_ / "other.jsonl", read_file("examples/tiny-llama/calib.jsonl") + "{\"text\": \"One more.\"}\n");
+  EXPECT_NE(error("out", {"dataset=" + std::string(folder_ / "other.jsonl")}, 2).find("dataset"), std::string::npos);
+  fs::create_directory(folder_ / "foreign");
+  write_file(folder_ / "foreign" / "thesis.txt", "not ours");
+  EXPECT_NE(error("foreign", {}, 2).find("thesis.txt"), std::string::npos);
+}
+
+TEST_F(Run, ALossThatIsNotFiniteIsRetriedThenStops) {
+  const std::string text = error("out", {"rounding=weights", "lr=1e38", "nsamples=20"}, 1);
+  EXPECT_NE(text.find("blocks 0 .. 1"), std::string::npos) << text;
+  EXPECT_NE(text.find("tenth of the rate"), std::string::npos) << text;
+  EXPECT_TRUE(fs::exists(folder_ / "out" / ".cbq"));
+}
+
+TEST_F(Run, SaysWhatTheCalibrationTextLacks) {
+  write_file(folder_ / "short.txt", "A short text.");
+  const std::string text = error("out", {"dataset=" + std::string(folder_ / "short.txt")}, 2);
+  EXPECT_NE(text.find("33"), std::string::npos) << text;  // a start is drawn among tokens - seqlen - 1
+  EXPECT_FALSE(fs::exists(folder_ / "out" / "config.json"));
+}
+
+}  // namespace
+}  // namespace cbq
