@@ -130,8 +130,10 @@ void WeightRounding::restore(const std::map<std::string, Tensor>& state) {
 
 double WeightRounding::moved_share(Context& ctx) const {
   const HardWeight hard = harden(ctx, w_.dtype());
+  // Nearest as the kind itself rounds without its offset: ties, such as the ends of a symmetric range, do not count.
+  const Rounder rounder = is_annealed(options_.kind) ? Rounder::sigmoid_hard : Rounder::straight_through;
   Tensor nearest(ctx, w_.shape(), DType::u8);
-  ctx.kernels->weight_codes(ctx, nearest, {w_, {hard.scale, hard.zero, spec_.bits}, Rounder::straight_through, {}});
+  ctx.kernels->weight_codes(ctx, nearest, {w_, {hard.scale, hard.zero, spec_.bits}, rounder, {}});
   const auto a = to_host<std::uint8_t>(ctx, hard.codes), b = to_host<std::uint8_t>(ctx, nearest);
   std::int64_t moved = 0;
   for (std::size_t i = 0; i < a.size(); ++i) moved += a[i] != b[i];

@@ -38,7 +38,7 @@ TEST_F(Rounding, EveryKindStartsAtRoundToNearest) {
         for (const RoundingKind kind : kKinds) {
           const WeightRounding rounding = make(kind, spec);
           EXPECT_EQ(to_host<std::uint8_t>(*ctx, rounding.harden(*ctx, DType::f16).codes), nearest) << int(kind) << " " << bits;
-          EXPECT_EQ(rounding.moved_share(*ctx), 0);
+              EXPECT_EQ(rounding.moved_share(*ctx), 0) << int(kind) << " " << bits << " " << group << " " << int(symmetry);
         }
       }
 }
@@ -104,7 +104,9 @@ TEST_F(Rounding, StateRestoresEverythingLearned) {
     const HardWeight a = learned.harden(*ctx, DType::f16), b = restored.harden(*ctx, DType::f16);
     EXPECT_EQ(to_host<std::uint8_t>(*ctx, a.codes), to_host<std::uint8_t>(*ctx, b.codes)) << int(kind);
     EXPECT_EQ(to_host<float>(*ctx, a.scale), to_host<float>(*ctx, b.scale)) << int(kind);
-    if (!learned.rounding_parameters().empty()) EXPECT_GT(learned.moved_share(*ctx), 0) << int(kind);
+    if (!learned.rounding_parameters().empty()) {
+      EXPECT_GT(learned.moved_share(*ctx), 0) << int(kind);
+    }
   }
   EXPECT_THROW(make(RoundingKind::dense, {4, -1, Symmetry::symmetric}).restore({}), Error);
 }

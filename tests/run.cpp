@@ -40,13 +40,13 @@ class Run : public testing::Test {
     return words;
   }
   Json run(const std::string& output, std::vector<std::string> settings = {}) {
-    const Program program(folder_, arguments(output, std::move(settings)));
+    const Program program(folder_.path(), arguments(output, std::move(settings)));
     const int code = program.wait();
     EXPECT_EQ(code, 0) << program.err();
     return code == 0 ? Json::parse(program.out()) : Json();
   }
   std::string error(const std::string& output, std::vector<std::string> settings, int exit_code) {
-    const Program program(folder_, arguments(output, std::move(settings)));
+    const Program program(folder_.path(), arguments(output, std::move(settings)));
     EXPECT_EQ(program.wait(), exit_code) << program.err();
     return program.err();
   }
@@ -67,7 +67,7 @@ TEST_F(Run, WritesWhatItPrints) {
   const Json& results = report["results"];
   EXPECT_GT(results["nearest"]["kl"], results["quantised"]["kl"]);
   EXPECT_EQ(results["full_precision"]["kl"], 0);
-  const Program eval(folder_, {"eval", folder_ / "out", "--data", "examples/tiny-llama/eval.jsonl", "--seqlen", "32", "--windows",
+  const Program eval(folder_.path(), {"eval", folder_ / "out", "--data", "examples/tiny-llama/eval.jsonl", "--seqlen", "32", "--windows",
                                "8", "--reference", "examples/tiny-llama/model", "--json"});
   ASSERT_EQ(eval.wait(), 0) << eval.err();
   const Json measured = Json::parse(eval.out());
@@ -131,7 +131,7 @@ TEST_F(Run, AKilledRunGoesOnToTheSameBytes) {
   Rng rng(std::uint64_t(std::chrono::system_clock::now().time_since_epoch().count()));
   int killed = 0;
   for (int attempt = 0; attempt < 40 && killed < 5; ++attempt) {
-    const Program program(folder_, arguments("killed", settings));
+    const Program program(folder_.path(), arguments("killed", settings));
     std::this_thread::sleep_for(whole * (0.1 + 0.8 * rng.uniform()));
     program.send(SIGKILL);
     if (program.wait() == 0) fs::remove_all(folder_ / "killed");  // it was faster: start over
@@ -144,7 +144,7 @@ TEST_F(Run, AKilledRunGoesOnToTheSameBytes) {
 
 TEST_F(Run, StopsOnInterruptAndGoesOn) {
   const std::vector<std::string> settings{"nsamples=40", "epochs=40"};
-  const Program program(folder_, arguments("out", settings));
+  const Program program(folder_.path(), arguments("out", settings));
   while (!fs::exists(folder_ / "out" / "metrics.jsonl")) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   program.send(SIGINT);
   EXPECT_EQ(program.wait(), 1);

@@ -91,7 +91,7 @@ TEST(Sentencepiece, NeedsEnoughText) {
 // ---- the model in memory
 
 TEST_P(EachFamily, EveryParameterIsTrained) {
-  const auto ctx = cpu::open();
+  const auto ctx = cpu::open(1);
   for (const bool tied : {false, true}) {
     TrainConfig config = tiny_train_config(GetParam());
     config.tie_word_embeddings = tied;
@@ -116,7 +116,7 @@ TEST_P(EachFamily, EveryParameterIsTrained) {
 }
 
 TEST_P(EachFamily, FolderIsTheModelInMemory) {
-  const auto ctx = cpu::open();
+  const auto ctx = cpu::open(1);
   for (const bool tied : {false, true}) {
     const TempFolder folder;
     TrainConfig config = tiny_train_config(GetParam());
@@ -156,7 +156,7 @@ TEST(TrainConfig, SizesMustFit) {
 
 TEST_P(EachFamily, LearnsAndWritesTheSameBytesTwice) {
   const TempFolder folder;
-  const auto ctx = cpu::open();
+  const auto ctx = cpu::open(1);
   TrainConfig config = tiny_train_config(GetParam());
   write_stories(folder / "train.jsonl", 300, 1);
   write_stories(folder / "validation.jsonl", 10, 2);
@@ -190,7 +190,7 @@ TEST_P(EachFamily, LearnsAndWritesTheSameBytesTwice) {
 
 TEST(Train, RefusesAFolderWithOtherFiles) {
   const TempFolder folder;
-  const auto ctx = cpu::open();
+  const auto ctx = cpu::open(1);
   TrainConfig config = tiny_train_config(Family::opt);
   config.output_dir = folder / "model";
   fs::create_directories(config.output_dir);
@@ -203,7 +203,7 @@ TEST(Train, RefusesAFolderWithOtherFiles) {
 
 TEST(Train, WritesNothingWhenInterrupted) {
   const TempFolder folder;
-  const auto ctx = cpu::open();
+  const auto ctx = cpu::open(1);
   TrainConfig config = tiny_train_config(Family::llama);
   write_stories(folder / "train.jsonl", 100, 1);
   config.dataset = {folder / "train.jsonl"};
@@ -218,7 +218,7 @@ TEST(Train, WritesNothingWhenInterrupted) {
 
 TEST(Train, NamesALossThatIsNotFinite) {
   const TempFolder folder;
-  const auto ctx = cpu::open();
+  const auto ctx = cpu::open(1);
   TrainConfig config = tiny_train_config(Family::opt);
   write_stories(folder / "train.jsonl", 100, 1);
   config.dataset = {folder / "train.jsonl"};

@@ -34,7 +34,7 @@ std::vector<TrainKey> make_keys() {
   return {
       key("family", &C::family, families, "architecture; always needed"),
       key("output_dir", &C::output_dir, Path(), "folder of the result; always needed"),
-      key("dataset", &C::dataset, Paths(), "text to learn: .txt, .raw, .json, .jsonl, each also .gz; always needed"),
+      key("dataset", &C::dataset, Paths(), "text to learn: .txt, .raw, .json, .jsonl, also .gz; always needed"),
       key("validation", &C::validation, Paths(), "text to measure perplexity on at the end"),
       key("vocab", &C::vocab, IntegerRange{1, 1 << 20}, "entries of the tokenizer, which is trained first"),
       key("hidden", &C::hidden, width, "width of the residual stream; a multiple of heads"),
