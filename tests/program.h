@@ -25,7 +25,7 @@ class Program {
     child_ = fork();
     require(child_ >= 0, "fork failed");
     if (child_ == 0) {
-      for (const auto& [fd, name] : {std::pair{STDOUT_FILENO, "out"}, {STDERR_FILENO, "err"}}) {
+      for (const auto& [fd, name] : {std::pair{STDOUT_FILENO, "stdout"}, {STDERR_FILENO, "stderr"}}) {
         const int file = open((folder_ / name).c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
         if (file < 0 || dup2(file, fd) < 0) _exit(126);
       }
@@ -40,8 +40,8 @@ class Program {
     require(waitpid(child_, &status, 0) == child_, "waitpid failed");
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
-  std::string out() const { return read_file(folder_ / "out"); }
-  std::string err() const { return read_file(folder_ / "err"); }
+  std::string out() const { return read_file(folder_ / "stdout"); }
+  std::string err() const { return read_file(folder_ / "stderr"); }
 
  private:
   std::filesystem::path folder_;

@@ -145,7 +145,8 @@ TEST_F(Run, AKilledRunGoesOnToTheSameBytes) {
 TEST_F(Run, StopsOnInterruptAndGoesOn) {
   const std::vector<std::string> settings{"nsamples=40", "epochs=40"};
   const Program program(folder_.path(), arguments("out", settings));
-  while (!fs::exists(folder_ / "out" / "metrics.jsonl")) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  for (int wait = 0; wait < 2000 && !fs::exists(folder_ / "out" / "metrics.jsonl"); ++wait)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
   program.send(SIGINT);
   EXPECT_EQ(program.wait(), 1);
   EXPECT_NE(program.err().find("the same command goes on"), std::string::npos) << program.err();
