@@ -38,7 +38,7 @@ asan: deps
 
 # One minute of libFuzzer on each reader of foreign bytes; needs clang.
 fuzz: deps
-	cmake -S . -B build-fuzz -G Ninja -DCBQ_FUZZERS=ON -DCBQ_CUDA=OFF -DCMAKE_CXX_COMPILER=clang++
+	cmake -S . -B build-fuzz -G Ninja -DCBQ_FUZZERS=ON -DCBQ_SANITIZE=ON -DCBQ_CUDA=OFF -DCMAKE_CXX_COMPILER=clang++
 	cmake --build build-fuzz -j $(JOBS) --target fuzzers
 	for f in build-fuzz/fuzz/*; do $$f -max_total_time=60 || exit 1; done
 

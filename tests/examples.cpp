@@ -51,7 +51,7 @@ std::vector<std::string> words(const std::string& text) {
 }
 
 TEST_P(Example, HasTheStatedPerplexity) {
-  const auto ctx = cpu::open();
+  const auto ctx = cpu::open(1);
   const Model model(*ctx, folder() / "model");
   const RunConfig config = read_run_config(folder() / "config.json", {});
   ASSERT_EQ(config.eval.data.size(), 1u);
@@ -63,7 +63,7 @@ TEST_P(Example, HasTheStatedPerplexity) {
 }
 
 TEST_P(Example, TellsStoriesInTheWordsOfTheGrammar) {
-  const auto ctx = cpu::open();
+  const auto ctx = cpu::open(1);
   const Model model(*ctx, folder() / "model");
   const auto tokenizer = Tokenizer::open(model.folder());
   std::set<std::string> known;
