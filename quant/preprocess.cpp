@@ -64,13 +64,11 @@ void share_over_groups(std::vector<float>& scale, const ModelConfig& config) {
     }
 }
 
-Tensor rounded(Context& ctx, const Tensor& x, DType stored) { return convert(ctx, convert(ctx, x, stored), x.dtype()); }
-
 void divide(Context& ctx, Var& x, const Tensor& inverse, DType stored) {
   if (!x.value) return;
   Tensor y(ctx, x.shape(), x.value.dtype());
   ctx.kernels->mul(ctx, y, x.value, inverse);
-  x.value = rounded(ctx, y, stored);
+  x.value = round_to(ctx, y, stored);
 }
 
 // Rows of the layer's weight and bias times `inverse`.

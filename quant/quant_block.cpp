@@ -8,17 +8,17 @@ void add_prefixed(std::map<std::string, Tensor>& all, const std::string& prefix,
   for (const auto& [name, tensor] : part) all[prefix + name] = tensor;
 }
 
+std::string site_prefix(int site) { return "site" + std::to_string(site) + "."; }
+std::string role_prefix(const ModelConfig& config, LinearRole role) { return short_name(config, role) + "."; }
+
+}  // namespace
+
 std::map<std::string, Tensor> with_prefix(const std::map<std::string, Tensor>& all, const std::string& prefix) {
   std::map<std::string, Tensor> part;
   for (const auto& [name, tensor] : all)
     if (name.starts_with(prefix)) part[name.substr(prefix.size())] = tensor;
   return part;
 }
-
-std::string site_prefix(int site) { return "site" + std::to_string(site) + "."; }
-std::string role_prefix(const ModelConfig& config, LinearRole role) { return short_name(config, role) + "."; }
-
-}  // namespace
 
 std::unique_ptr<DenseBlock> dense_block(Context& ctx, const ModelConfig& config, const HardBlock& hard) {
   auto block = std::make_unique<DenseBlock>(config, hard.weights);
@@ -99,7 +99,7 @@ HardBlock QuantBlock::harden(Context& ctx, DType stored) const {
     const auto i = std::size_t(role);
     if (!roundings_[i]) {
       Var& w = hard.weights[role].weight;  // 16-bit, but preprocessing may have scaled it
-      w = convert(ctx, convert(ctx, w.value, stored), w.value.dtype());
+      w = round_to(ctx, w.value, stored);
       continue;
     }
     hard.hard[i] = fixed_[i] ? fixed_[i]->hard : roundings_[i]->harden(ctx, stored);

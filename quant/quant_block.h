@@ -10,6 +10,9 @@
 
 namespace cbq {
 
+// The entries of a saved state whose names begin with `prefix`, without it.
+std::map<std::string, Tensor> with_prefix(const std::map<std::string, Tensor>& all, const std::string& prefix);
+
 using BlockSpec = std::array<LinearSpec, kLinearRoles>;
 
 // A block hardened: what is written to disk, and the layers it computes with.

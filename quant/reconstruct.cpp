@@ -17,13 +17,6 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 std::string layer_prefix(std::int64_t layer) { return std::to_string(layer) + "."; }
 
-std::map<std::string, Tensor> with_prefix(const std::map<std::string, Tensor>& all, const std::string& prefix) {
-  std::map<std::string, Tensor> part;
-  for (const auto& [name, tensor] : all)
-    if (name.starts_with(prefix)) part[name.substr(prefix.size())] = tensor;
-  return part;
-}
-
 // Lines of windows that the store does not count as done came from a run that was killed before it saved them.
 void keep_metrics_of(const std::filesystem::path& file, std::int64_t windows_done) {
   std::string kept;
@@ -158,7 +151,7 @@ WindowResult Reconstruction::solve(const Window& window, double lr_factor, std::
   for (std::int64_t layer = window.begin; layer < window.end; ++layer) blocks.push_back(active_.at(layer).student.get());
   if (config_.method == Method::rtn) return {};
   if (config_.method == Method::gptq) {
-    gptq_block(ctx_, model, *blocks[0], quantised_, model.dtype, {config_.act_order, config_.damping});
+    gptq_block(ctx_, model, *blocks[0], std::span(quantised_).first(std::size_t(config_.nsamples)), model.dtype, {config_.act_order, config_.damping});
     return {};
   }
   Stream homologous;

@@ -10,10 +10,6 @@ namespace {
 // The smallest step size that `stored` can hold: a smaller one would turn to zero on disk.
 double smallest_step(DType stored) { return stored == DType::f16 ? 0x1p-24 : 1.2e-38; }
 
-Tensor round_to(Context& ctx, const Tensor& x, DType stored) {
-  return stored == x.dtype() ? x : convert(ctx, convert(ctx, x, stored), x.dtype());
-}
-
 Var leaf_or_constant(Tape* tape, const Parameter& parameter) {
   return tape ? tape->leaf(parameter) : Var(parameter.value);
 }
@@ -21,6 +17,10 @@ Var leaf_or_constant(Tape* tape, const Parameter& parameter) {
 }  // namespace
 
 bool is_annealed(RoundingKind kind) { return kind == RoundingKind::lora || kind == RoundingKind::dense; }
+
+Tensor round_to(Context& ctx, const Tensor& x, DType stored) {
+  return stored == x.dtype() ? x : convert(ctx, convert(ctx, x, stored), x.dtype());
+}
 
 Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored) {
   Tensor w_hat(ctx, hard.codes.shape(), hard.scale.dtype());

@@ -21,6 +21,8 @@ struct HardWeight {
   Tensor scale, zero;  // (out, in/G) in the compute dtype, values of `stored`
 };
 Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored);
+// x in its own dtype, with the values that a file of `stored` would give back.
+Tensor round_to(Context& ctx, const Tensor& x, DType stored);
 
 // Whether step sizes move from their start.
 enum class StepSizes { fixed, learned };
