@@ -42,7 +42,8 @@ Var gated(Context& ctx, const Var& gate, const Var& up);      // silu(gate) * up
 
 // Per-token fake quantisation with a learned factor (1) on the dynamic range. Saves x, factor.
 Var fake_quant(Context& ctx, const Var& x, const Var& factor, int bits, Symmetry symmetry);
-// The inputs of a weight quantiser as Vars (core/kernel_args.h). `w` may be learned; of dense and (a1, a2) at most one is set.
+// The inputs of a weight quantiser as Vars (core/kernel_args.h). `w` may be learned; of dense and (a1, a2) at most one
+// is set.
 struct WeightQuantiserVars {
   Var w, scale, zero;
   int bits;
@@ -60,8 +61,9 @@ struct Grid {
 Grid clip_grid(Context& ctx, const Tensor& scale0, const Tensor& zero0, const Var& low, const Var& high, int bits,
                Symmetry symmetry);
 
-Var mse(Context& ctx, const Var& a, const Var& b);            // (1); saves both
-Var kl_divergence(Context& ctx, const Var& a, const Var& b);  // (1): mean over rows of KL(softmax a || softmax b); saves both
+Var mse(Context& ctx, const Var& a, const Var& b);  // (1); saves both
+// (1): mean over rows of KL(softmax a || softmax b); saves both.
+Var kl_divergence(Context& ctx, const Var& a, const Var& b);
 // (1): mean over the rows of the negative log-likelihood of targets (R) i32. Saves logits, targets.
 Var cross_entropy(Context& ctx, const Var& logits, const Tensor& targets);
 

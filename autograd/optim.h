@@ -10,8 +10,8 @@ namespace cbq {
 
 enum class Schedule { constant, linear, cosine };
 
-// Learning rate factor at step t = 0 .. steps-1: constant 1; linear 1 - t/steps; cosine (1 + cos(pi t/steps)) / 2; in the
-// first `warmup` steps times (t + 1) / warmup.
+// Learning rate factor at step t = 0 .. steps-1: constant 1; linear 1 - t/steps; cosine (1 + cos(pi t/steps)) / 2; in
+// the first `warmup` steps times (t + 1) / warmup.
 double schedule_factor(Schedule schedule, std::int64_t t, std::int64_t steps, std::int64_t warmup = 0);
 
 enum class Update { adamw, sign_sgd };
@@ -22,7 +22,7 @@ struct ParameterGroup {
   Update update = Update::adamw;
   Schedule schedule = Schedule::cosine;
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0;  // adamw
-  double low = -1e30, high = 1e30;  // values are kept in [low, high] after each step
+  double low = -1e30, high = 1e30;                                     // values are kept in [low, high] after each step
 };
 
 // Owns the moments of its parameters, in f32 (f64 for f64 parameters).

@@ -46,8 +46,8 @@ void Tape::backward(const Var& y, Tensor dy) {
   y.slot->collect(ctx_, std::move(dy));
   while (!steps_.empty()) {  // creation order reversed is a topological order
     const Step step = std::move(steps_.back());
-    steps_.pop_back();                               // saved tensors die at the end of this iteration
-    const Tensor g = std::move(step.out->grad);      // and so does the gradient they consumed
+    steps_.pop_back();                           // saved tensors die at the end of this iteration
+    const Tensor g = std::move(step.out->grad);  // and so does the gradient they consumed
     step.out->grad = Tensor();
     if (g) step.run(ctx_, g, Grads(ctx_, step.inputs));
   }

@@ -49,7 +49,9 @@ class Grads {
   // Whether input i takes part in differentiation; its gradient need not be computed otherwise.
   bool wants(std::size_t i) const { return inputs_.at(i) != nullptr; }
   // A tensor to be filled with the gradient of input i, or an empty one if it is not wanted.
-  Tensor make(std::size_t i, const Tensor& like) const { return wants(i) ? Tensor(ctx_, like.shape(), like.dtype()) : Tensor(); }
+  Tensor make(std::size_t i, const Tensor& like) const {
+    return wants(i) ? Tensor(ctx_, like.shape(), like.dtype()) : Tensor();
+  }
   // Gives the gradient of input i; ignored if it is not wanted.
   void set(std::size_t i, Tensor g) const {
     if (wants(i)) inputs_[i]->collect(ctx_, std::move(g));
@@ -80,7 +82,8 @@ class Tape {
   template <class Node>
   static Var record(Tensor y, const std::vector<Var>& inputs, Node node);
 
-  // d(y)/d(leaf) for every leaf that y depends on, seeded with dy (ones if empty). Consumes the tape: it is empty after.
+  // d(y)/d(leaf) for every leaf that y depends on, seeded with dy (ones if empty). Consumes the tape: it is empty
+  // after.
   void backward(const Var& y, Tensor dy = {});
 
   std::size_t size() const { return steps_.size(); }
@@ -110,7 +113,9 @@ Var Tape::record(Tensor y, const std::vector<Var>& inputs, Node node) {
   std::vector<std::shared_ptr<Slot>> slots;
   for (const Var& in : inputs) slots.push_back(in.slot);
   const std::int64_t saved_bytes = node.saved_bytes();
-  auto run = [node = std::move(node)](Context& ctx, const Tensor& dy, const Grads& grads) { node.backward(ctx, dy, grads); };
+  auto run = [node = std::move(node)](Context& ctx, const Tensor& dy, const Grads& grads) {
+    node.backward(ctx, dy, grads);
+  };
   tape->steps_.push_back({out.slot, std::move(slots), std::move(run), saved_bytes});
   return out;
 }

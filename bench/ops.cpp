@@ -3,6 +3,7 @@
 // floating-point operations.
 #include <benchmark/benchmark.h>
 
+#include "cpu/libraries.h"
 #include "cpu/open.h"
 #include "tests/cases.h"
 
@@ -54,6 +55,7 @@ void run(benchmark::State& state, Context& ctx, const OpCase& c, Pass pass) {
 
 int main(int argc, char** argv) {
   using namespace cbq;
+  cpu::prepare_libraries(argv);
   const std::unique_ptr<Context> ctx = cpu::open();
   const std::vector<test::OpCase> cases = test::model_cases(bench::kTokens);
   for (const test::OpCase& c : cases) {

@@ -1,7 +1,9 @@
 // A training step on a two-block window, and an evaluation forward, beside the time of their matrix products alone.
 //
-// Weights are random at llama-24m's shapes (d 384, 6 heads, ffn 1024, vocabulary 4096, T = 1024). The counter `ratio` is
-// step time over product time, both medians of alternating repeats in one run, so that a noisy machine hits both.
+// Weights are random at llama-24m's shapes (d 384, 6 heads, ffn 1024, vocabulary 4096, T = 1024). The products are
+// those of the linear layers, and of attention with half of its keys, as the causal mask leaves them, each as one call
+// for whole matrices. The counter `ratio` is step time over the time of all products, `ratio_to_linear` over those of
+// the linear layers: medians of alternating repeats in one run, so that a noisy machine hits all of them.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -9,6 +11,7 @@
 
 #include "core/kernels.h"
 #include "core/rng.h"
+#include "cpu/libraries.h"
 #include "cpu/open.h"
 #include "models/model.h"
 #include "quant/objective.h"
@@ -38,13 +41,14 @@ Tensor randn(Context& ctx, Shape shape, double scale) {
 
 BlockWeights weights(Context& ctx, const ModelConfig& config) {
   BlockWeights w;
-  for (const LinearRole role : linear_roles(config.family)) w[role].weight = randn(ctx, weight_shape(config, role), 0.05);
+  for (const LinearRole role : linear_roles(config.family))
+    w[role].weight = randn(ctx, weight_shape(config, role), 0.05);
   w.attention_norm.weight = full(ctx, {config.hidden}, DType::f32, 1);
   w.mlp_norm.weight = full(ctx, {config.hidden}, DType::f32, 1);
   return w;
 }
 
-// The products of one linear layer: y = x w^T, and in training dx = dy w and dw = dy^T x.
+// y = x w^T, and in training dx = dy w and dw = dy^T x.
 struct Product {
   Tensor x, w, y;
   void forward(Context& ctx) const { ctx.kernels->matmul(ctx, y, x, Trans::no, w, Trans::yes, View(), Write::set); }
@@ -54,14 +58,32 @@ struct Product {
   }
 };
 
-std::vector<Product> products(Context& ctx, const ModelConfig& config) {
-  std::vector<Product> all;
-  for (const LinearRole role : linear_roles(config.family)) {
-    const Shape w = weight_shape(config, role);
-    all.push_back({randn(ctx, {kTokens, w[1]}, 1e-3), randn(ctx, w, 1e-3), randn(ctx, {kTokens, w[0]}, 1e-3)});
+// The products of one block. Attention's are scores = q k^T and o^T = v^T p^T, with the backward of both and the scores
+// once more.
+struct BlockProducts {
+  std::vector<Product> linear, attention;
+
+  BlockProducts(Context& ctx, const ModelConfig& config) {
+    const auto product = [&](std::int64_t m, std::int64_t n, std::int64_t k) {
+      return Product{randn(ctx, {m, k}, 1e-3), randn(ctx, {n, k}, 1e-3), randn(ctx, {m, n}, 1e-3)};
+    };
+    for (const LinearRole role : linear_roles(config.family)) {
+      const Shape w = weight_shape(config, role);
+      linear.push_back(product(kTokens, w[0], w[1]));
+    }
+    for (std::int64_t head = 0; head < config.heads; ++head) {
+      attention.push_back(product(kTokens, kTokens / 2, config.head_dim));
+      attention.push_back(product(config.head_dim, kTokens, kTokens / 2));
+    }
   }
-  return all;
-}
+  void linear_step(Context& ctx) const {
+    for (const Product& p : linear) p.forward(ctx), p.backward(ctx);
+  }
+  void attention_step(Context& ctx) const {
+    for (const Product& p : attention) p.forward(ctx), p.backward(ctx);
+    for (std::size_t head = 0; head < attention.size(); head += 2) attention[head].forward(ctx);
+  }
+};
 
 template <class Fn>
 double seconds(const Fn& fn) {
@@ -75,21 +97,25 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Times `work` and `gemms` in turn; the first two rounds warm up.
-template <class Work, class Gemms>
-void compare(benchmark::State& state, const Work& work, const Gemms& gemms) {
-  std::vector<double> work_s, gemm_s;
+// Times `work` and its products in turn; the first two rounds warm up.
+template <class Work, class Linear, class Attention>
+void compare(benchmark::State& state, const Work& work, const Linear& linear, const Attention& attention) {
+  std::vector<double> work_s, linear_s, attention_s;
   int round = 0;
   for (auto _ : state) {
-    const double w = seconds(work), g = seconds(gemms);
+    const double w = seconds(work), l = seconds(linear), a = seconds(attention);
     state.SetIterationTime(w);
     if (round++ < 2) continue;
     work_s.push_back(w);
-    gemm_s.push_back(g);
+    linear_s.push_back(l);
+    attention_s.push_back(a);
   }
-  state.counters["step_ms"] = 1e3 * median(work_s);
-  state.counters["gemm_ms"] = 1e3 * median(gemm_s);
-  state.counters["ratio"] = median(work_s) / median(gemm_s);
+  const double work_time = median(work_s), linear_time = median(linear_s), attention_time = median(attention_s);
+  state.counters["step_ms"] = 1e3 * work_time;
+  state.counters["linear_ms"] = 1e3 * linear_time;
+  state.counters["attention_ms"] = 1e3 * attention_time;
+  state.counters["ratio"] = work_time / (linear_time + attention_time);
+  state.counters["ratio_to_linear"] = work_time / linear_time;
 }
 
 void window_step(benchmark::State& state, RoundingKind kind) {
@@ -111,7 +137,7 @@ void window_step(benchmark::State& state, RoundingKind kind) {
   Optimizer optimizer(*ctx, {group}, 1000000);
   const Sequence sequence = make_sequence(*ctx, config, 1, 0, kTokens, DType::f32);
   const Tensor x = randn(*ctx, {kTokens, config.hidden}, 1), target = randn(*ctx, {kTokens, config.hidden}, 1);
-  const std::vector<Product> gemms = products(*ctx, config);
+  const BlockProducts products(*ctx, config);
   compare(
       state,
       [&] {
@@ -125,8 +151,10 @@ void window_step(benchmark::State& state, RoundingKind kind) {
         optimizer.step();
       },
       [&] {
-        for (int i = 0; i < 2; ++i)
-          for (const Product& p : gemms) p.forward(*ctx), p.backward(*ctx);
+        for (int i = 0; i < 2; ++i) products.linear_step(*ctx);
+      },
+      [&] {
+        for (int i = 0; i < 2; ++i) products.attention_step(*ctx);
       });
 }
 
@@ -137,7 +165,7 @@ void evaluation(benchmark::State& state) {
   const Sequence sequence = make_sequence(*ctx, config, 1, 0, kTokens, DType::f32);
   const Tensor x = randn(*ctx, {kTokens, config.hidden}, 1), head = randn(*ctx, {config.vocab, config.hidden}, 0.05);
   const Tensor ids = full(*ctx, {kTokens}, DType::i32, 7);
-  const std::vector<Product> gemms = products(*ctx, config);
+  const BlockProducts products(*ctx, config);
   const Product head_product{x, head, Tensor(*ctx, {kTokens, config.vocab}, DType::f32)};
   constexpr int kBlocks = 12;
   compare(
@@ -149,16 +177,32 @@ void evaluation(benchmark::State& state) {
       },
       [&] {
         for (int i = 0; i < kBlocks; ++i)
-          for (const Product& p : gemms) p.forward(*ctx);
+          for (const Product& p : products.linear) p.forward(*ctx);
         head_product.forward(*ctx);
+      },
+      [&] {
+        for (int i = 0; i < kBlocks; ++i)
+          for (const Product& p : products.attention) p.forward(*ctx);
       });
 }
 
-BENCHMARK_CAPTURE(window_step, lora_ste, RoundingKind::lora_ste)->UseManualTime()->Iterations(12)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(window_step, weights, RoundingKind::weights)->UseManualTime()->Iterations(12)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(window_step, lora_ste, RoundingKind::lora_ste)
+    ->UseManualTime()
+    ->Iterations(12)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(window_step, weights, RoundingKind::weights)
+    ->UseManualTime()
+    ->Iterations(12)
+    ->Unit(benchmark::kMillisecond);
 BENCHMARK(evaluation)->UseManualTime()->Iterations(12)->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace cbq
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  cbq::cpu::prepare_libraries(argv);
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}

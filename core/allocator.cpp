@@ -11,11 +11,15 @@ namespace {
 
 constexpr std::int64_t kAlignment = 64;  // bytes: a cache line, and the widest vector load
 
-std::int64_t padded(std::int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+std::int64_t padded(std::int64_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 }  // namespace
 
-HostAllocator::~HostAllocator() { trim(); }
+HostAllocator::~HostAllocator() {
+  trim();
+}
 
 void* HostAllocator::allocate(std::int64_t bytes) {
   if (bytes == 0) return nullptr;

@@ -26,7 +26,9 @@ inline const char* name(DType t) {
   return "?";
 }
 
-inline std::ostream& operator<<(std::ostream& out, DType t) { return out << name(t); }
+inline std::ostream& operator<<(std::ostream& out, DType t) {
+  return out << name(t);
+}
 
 // Bytes of one element.
 inline std::int64_t size_of(DType t) {
@@ -43,7 +45,9 @@ inline std::int64_t size_of(DType t) {
   return 0;
 }
 
-inline bool is_float(DType t) { return t == DType::f64 || t == DType::f32 || t == DType::f16 || t == DType::bf16; }
+inline bool is_float(DType t) {
+  return t == DType::f64 || t == DType::f32 || t == DType::f16 || t == DType::bf16;
+}
 
 // IEEE 754 binary16 <-> binary32. Rounding is to nearest, ties to even; overflow gives infinity; NaN stays NaN.
 inline float f16_to_f32(std::uint16_t h) {
@@ -55,10 +59,12 @@ inline float f16_to_f32(std::uint16_t h) {
 }
 
 inline std::uint16_t f32_to_f16(float f) {
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(f), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(f), sign = (bits >> 16) & 0x8000u,
+                      magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return std::uint16_t(sign | 0x7e00u);
   if (magnitude >= 0x477ff000u) return std::uint16_t(sign | 0x7c00u);  // rounds to 2^16 or more
-  if (magnitude < 0x38800000u) {  // below 2^-14, a subnormal: adding 0.5 leaves mantissa / 2^24 in the low bits, rounded
+  if (magnitude <
+      0x38800000u) {  // below 2^-14, a subnormal: adding 0.5 leaves mantissa / 2^24 in the low bits, rounded
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
     return std::uint16_t(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
   }
@@ -67,7 +73,9 @@ inline std::uint16_t f32_to_f16(float f) {
 }
 
 // bfloat16 <-> binary32: the upper half of the f32. Same rounding rules.
-inline float bf16_to_f32(std::uint16_t b) { return std::bit_cast<float>(std::uint32_t(b) << 16); }
+inline float bf16_to_f32(std::uint16_t b) {
+  return std::bit_cast<float>(std::uint32_t(b) << 16);
+}
 
 inline std::uint16_t f32_to_bf16(float f) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(f);

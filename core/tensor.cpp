@@ -36,7 +36,9 @@ Tensor::Tensor(Context& ctx, Shape shape, DType dtype)
       strides_(contiguous_strides(shape)),
       dtype_(dtype) {}
 
-Tensor::operator View() const { return {data(), dtype_, shape_, strides_}; }
+Tensor::operator View() const {
+  return {data(), dtype_, shape_, strides_};
+}
 
 bool Tensor::is_contiguous() const {
   const auto expected = contiguous_strides(shape_);
@@ -46,8 +48,8 @@ bool Tensor::is_contiguous() const {
 }
 
 Tensor Tensor::slice(int dim, std::int64_t begin, std::int64_t end) const {
-  require(begin >= 0 && begin <= end && end <= shape_[dim], "slice: ", begin, " .. ", end, " is not within dimension ", dim,
-          " of ", shape_);
+  require(begin >= 0 && begin <= end && end <= shape_[dim], "slice: ", begin, " .. ", end, " is not within dimension ",
+          dim, " of ", shape_);
   Shape sliced;
   for (int d = 0; d < shape_.rank(); ++d) sliced.append(d == dim ? end - begin : shape_[d]);
   Tensor y = *this;
@@ -77,15 +79,15 @@ Tensor Tensor::heads(std::int64_t batch, std::int64_t head_count) const {
 
 Tensor from_host_bytes(Context& ctx, Shape shape, DType dtype, std::span<const std::byte> bytes) {
   Tensor y(ctx, shape, dtype);
-  require(std::int64_t(bytes.size()) == y.bytes(), "from_host: ", shape, " ", dtype, " takes ", y.bytes(), " bytes, got ",
-          bytes.size());
+  require(std::int64_t(bytes.size()) == y.bytes(), "from_host: ", shape, " ", dtype, " takes ", y.bytes(),
+          " bytes, got ", bytes.size());
   if (y.bytes() > 0) ctx.kernels->copy_from_host(ctx, y.data(), bytes.data(), y.bytes());
   return y;
 }
 
 void to_host_bytes(Context& ctx, std::span<std::byte> bytes, const Tensor& x) {
-  require(std::int64_t(bytes.size()) == x.bytes(), "to_host: ", x.shape(), " ", x.dtype(), " has ", x.bytes(), " bytes, room for ",
-          bytes.size());
+  require(std::int64_t(bytes.size()) == x.bytes(), "to_host: ", x.shape(), " ", x.dtype(), " has ", x.bytes(),
+          " bytes, room for ", bytes.size());
   const Tensor dense = contiguous(ctx, x);
   if (x.bytes() > 0) ctx.kernels->copy_to_host(ctx, bytes.data(), dense.data(), x.bytes());
 }
@@ -127,8 +129,12 @@ Tensor convert(Context& ctx, const Tensor& x, DType dtype) {
   return y;
 }
 
-Tensor copy(Context& ctx, const Tensor& x) { return convert(ctx, x, x.dtype()); }
+Tensor copy(Context& ctx, const Tensor& x) {
+  return convert(ctx, x, x.dtype());
+}
 
-Tensor contiguous(Context& ctx, const Tensor& x) { return x.is_contiguous() ? x : copy(ctx, x); }
+Tensor contiguous(Context& ctx, const Tensor& x) {
+  return x.is_contiguous() ? x : copy(ctx, x);
+}
 
 }  // namespace cbq

@@ -49,7 +49,9 @@ class Tensor {
   // True if no other Tensor reads these bytes, so that they may be overwritten.
   bool sole_owner() const { return storage_.use_count() == 1; }
   // Address of the first element; device memory when the Context is CUDA's.
-  void* data() const { return storage_ ? static_cast<std::byte*>(storage_->data()) + offset_ * size_of(dtype_) : nullptr; }
+  void* data() const {
+    return storage_ ? static_cast<std::byte*>(storage_->data()) + offset_ * size_of(dtype_) : nullptr;
+  }
   // Elements begin .. end-1 of one dimension; shares bytes.
   Tensor slice(int dim, std::int64_t begin, std::int64_t end) const;
   // Another shape of the same count; contiguous tensors only; shares bytes.

@@ -48,7 +48,8 @@ struct Heads {
 template <class T>
 Rows<T> rows(const View& v) {
   const int rank = v.shape.rank();
-  require(rank == 0 || v.strides[std::size_t(rank - 1)] == 1 || v.cols() == 1, "rows: columns must be contiguous in ", v.shape);
+  require(rank == 0 || v.strides[std::size_t(rank - 1)] == 1 || v.cols() == 1, "rows: columns must be contiguous in ",
+          v.shape);
   for (int d = 0; d + 2 < rank; ++d)
     require(v.shape[d] == 1 || v.strides[std::size_t(d)] == v.strides[std::size_t(d + 1)] * v.shape[d + 1],
             "rows: the leading dimensions of ", v.shape, " do not fold into one; call contiguous()");
@@ -69,7 +70,14 @@ T* elements(const View& v) {
 template <class T>
 Heads<T> heads(const View& v) {
   require(v.shape.rank() == 4 && v.strides[3] == 1, "heads: expected (B, T, H, D) with contiguous D, got ", v.shape);
-  return {static_cast<T*>(v.data), v.shape[0], v.shape[1], v.shape[2], v.shape[3], v.strides[0], v.strides[1], v.strides[2]};
+  return {static_cast<T*>(v.data),
+          v.shape[0],
+          v.shape[1],
+          v.shape[2],
+          v.shape[3],
+          v.strides[0],
+          v.strides[1],
+          v.strides[2]};
 }
 
 }  // namespace cbq

@@ -85,8 +85,8 @@ void dispatch_activation(Activation kind, const Fn& fn) {
 void activation_forward(Context&, View y, View x, Activation kind) {
   dispatch_float(x.dtype, "activation_forward", [&]<class T>() {
     dispatch_activation(kind, [&]<class A>() {
-      map(
-          rows<T>(y), [](T u) { return A::f(u); }, rows<const T>(x));
+      const auto f = [](T u) { return A::f(u); };
+      map(rows<T>(y), f, rows<const T>(x));
     });
   });
 }
@@ -94,28 +94,30 @@ void activation_forward(Context&, View y, View x, Activation kind) {
 void activation_backward(Context&, View dx, View dy, View x, Activation kind) {
   dispatch_float(x.dtype, "activation_backward", [&]<class T>() {
     dispatch_activation(kind, [&]<class A>() {
-      map(
-          rows<T>(dx), [](T grad, T u) { return grad * A::slope(u); }, rows<const T>(dy), rows<const T>(x));
+      const auto f = [](T grad, T u) { return grad * A::slope(u); };
+      map(rows<T>(dx), f, rows<const T>(dy), rows<const T>(x));
     });
   });
 }
 
 void gated_forward(Context&, View y, View gate, View up) {
   dispatch_float(y.dtype, "gated_forward", [&]<class T>() {
-    map(
-        rows<T>(y), [](T g, T u) { return Silu::f(g) * u; }, rows<const T>(gate), rows<const T>(up));
+    const auto f = [](T g, T u) { return Silu::f(g) * u; };
+    map(rows<T>(y), f, rows<const T>(gate), rows<const T>(up));
   });
 }
 
 void gated_backward(Context&, View dgate, View dup, View dy, View gate, View up) {
   dispatch_float(dy.dtype, "gated_backward", [&]<class T>() {
     const Rows<const T> grad = rows<const T>(dy), g = rows<const T>(gate), u = rows<const T>(up);
-    if (dgate)
-      map(
-          rows<T>(dgate), [](T d, T a, T b) { return d * b * Silu::slope(a); }, grad, g, u);
-    if (dup)
-      map(
-          rows<T>(dup), [](T d, T a) { return d * Silu::f(a); }, grad, g);
+    if (dgate) {
+      const auto f = [](T d, T a, T b) { return d * b * Silu::slope(a); };
+      map(rows<T>(dgate), f, grad, g, u);
+    }
+    if (dup) {
+      const auto f = [](T d, T a) { return d * Silu::f(a); };
+      map(rows<T>(dup), f, grad, g);
+    }
   });
 }
 

@@ -7,39 +7,37 @@ namespace cbq::cpu {
 
 void add(Context&, View y, View a, View b) {
   dispatch_float(y.dtype, "add", [&]<class T>() {
-    map(
-        rows<T>(y), [](T u, T v) { return u + v; }, rows<const T>(a), rows<const T>(b));
+    const auto f = [](T u, T v) { return u + v; };
+    map(rows<T>(y), f, rows<const T>(a), rows<const T>(b));
   });
 }
 
 void mul(Context&, View y, View a, View b) {
   dispatch_float(y.dtype, "mul", [&]<class T>() {
-    map(
-        rows<T>(y), [](T u, T v) { return u * v; }, rows<const T>(a), rows<const T>(b));
+    const auto f = [](T u, T v) { return u * v; };
+    map(rows<T>(y), f, rows<const T>(a), rows<const T>(b));
   });
 }
 
 void scale(Context&, View y, View x, double alpha) {
   dispatch_float(y.dtype, "scale", [&]<class T>() {
-    map(
-        rows<T>(y), [factor = T(alpha)](T u) { return factor * u; }, rows<const T>(x));
+    const auto f = [factor = T(alpha)](T u) { return factor * u; };
+    map(rows<T>(y), f, rows<const T>(x));
   });
 }
 
 void scaled_exp(Context&, View y, View base, View x) {
   dispatch_float(y.dtype, "scaled_exp", [&]<class T>() {
-    map(
-        rows<T>(y), [](T start, T u) { return start * cpu::exp(u); }, rows<const T>(base), rows<const T>(x));
+    const auto f = [](T start, T u) { return start * cpu::exp(u); };
+    map(rows<T>(y), f, rows<const T>(base), rows<const T>(x));
   });
 }
 
 void clamp(Context&, View y, View x, double low, double high) {
   dispatch_float(y.dtype, "clamp", [&]<class T>() {
     // Both comparisons are false for NaN.
-    map(
-        rows<T>(y), [lo = T(low), hi = T(high)](T u) { return u < lo   ? lo
-                                                              : u > hi ? hi
-                                                                       : u; }, rows<const T>(x));
+    const auto f = [lo = T(low), hi = T(high)](T u) { return u < lo ? lo : (u > hi ? hi : u); };
+    map(rows<T>(y), f, rows<const T>(x));
   });
 }
 

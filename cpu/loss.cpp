@@ -87,9 +87,10 @@ void mse_backward(Context&, View da, View db, View dloss, View a, View b) {
   dispatch_float(a.dtype, "mse_backward", [&]<class T>() {
     const T slope = T(2 * double(*elements<const T>(dloss)) / double(a.count()));
     const auto write = [&](View to, T factor) {
-      if (to)
-        map(
-            rows<T>(to), [factor](T x, T y) { return factor * (x - y); }, rows<const T>(a), rows<const T>(b));
+      if (to) {
+        const auto f = [factor](T x, T y) { return factor * (x - y); };
+        map(rows<T>(to), f, rows<const T>(a), rows<const T>(b));
+      }
     };
     write(da, slope);
     write(db, -slope);

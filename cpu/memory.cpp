@@ -67,15 +67,14 @@ void convert(Context&, View y, View x) {
   if (!is_float(x.dtype)) {
     require(x.dtype == y.dtype, "convert: an integer tensor keeps its type, got ", x.dtype, " to ", y.dtype);
     return dispatch_integer(x.dtype, "convert", [&]<class T>() {
-      map(
-          rows<T>(y), [](T value) { return value; }, rows<const T>(x));
+      const auto f = [](T value) { return value; };
+      map(rows<T>(y), f, rows<const T>(x));
     });
   }
   dispatch_any_float(y.dtype, "convert", [&]<class To>() {
     dispatch_any_float(x.dtype, "convert", [&]<class From>() {
-      map(
-          rows<typename To::Stored>(y), [](typename From::Stored value) { return To::store(From::load(value)); },
-          rows<const typename From::Stored>(x));
+      const auto f = [](typename From::Stored value) { return To::store(From::load(value)); };
+      map(rows<typename To::Stored>(y), f, rows<const typename From::Stored>(x));
     });
   });
 }

@@ -3,8 +3,8 @@
 
 #include <type_traits>
 
-#include "core/tensor.h"
 #include "core/kernels.h"
+#include "core/tensor.h"
 #include "cuda/handles.h"
 
 namespace cbq::cuda {
@@ -26,7 +26,9 @@ class CudaContext final : public Context {
   CudaContext(int device, Stream made);
 };
 
-inline CudaContext& cuda_context(Context& ctx) { return static_cast<CudaContext&>(ctx); }
+inline CudaContext& cuda_context(Context& ctx) {
+  return static_cast<CudaContext&>(ctx);
+}
 
 template <class Pointer>
 using Fn = std::remove_pointer_t<Pointer>;

@@ -7,11 +7,21 @@
 
 namespace cbq::cuda {
 
-inline void destroy(cudaStream_t h) { CUDA_LOG(cudaStreamDestroy(h)); }
-inline void destroy(cublasLtHandle_t h) { cublasLtDestroy(h); }
-inline void destroy(cublasLtMatmulDesc_t h) { cublasLtMatmulDescDestroy(h); }
-inline void destroy(cublasLtMatrixLayout_t h) { cublasLtMatrixLayoutDestroy(h); }
-inline void destroy(cublasLtMatmulPreference_t h) { cublasLtMatmulPreferenceDestroy(h); }
+inline void destroy(cudaStream_t h) {
+  CUDA_LOG(cudaStreamDestroy(h));
+}
+inline void destroy(cublasLtHandle_t h) {
+  cublasLtDestroy(h);
+}
+inline void destroy(cublasLtMatmulDesc_t h) {
+  cublasLtMatmulDescDestroy(h);
+}
+inline void destroy(cublasLtMatrixLayout_t h) {
+  cublasLtMatrixLayoutDestroy(h);
+}
+inline void destroy(cublasLtMatmulPreference_t h) {
+  cublasLtMatmulPreferenceDestroy(h);
+}
 
 // Move-only owner of a handle that destroy() releases.
 template <class H>

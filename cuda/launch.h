@@ -9,7 +9,8 @@ namespace cbq::cuda {
 
 // With CBQ_SYNC=1 each launch is waited for, so that an asynchronous fault is reported with the kernel's name.
 template <class... Params, class... Args>
-void launch(const char* kernel_name, Context& ctx, dim3 blocks, dim3 threads, void (*kernel)(Params...), Args&&... args) {
+void launch(const char* kernel_name, Context& ctx, dim3 blocks, dim3 threads, void (*kernel)(Params...),
+            Args&&... args) {
   static const bool wait = [] {
     const char* value = std::getenv("CBQ_SYNC");
     return value && value[0] == '1';

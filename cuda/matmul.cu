@@ -1,7 +1,7 @@
 // y = op(a) op(b) + bias through cuBLASLt. f32 in true f32 (no tf32), bf16 with f32 accumulation.
 //
-// cuBLASLt thinks in columns: a row-major matrix is its transpose to it. So y^T (N,M) = op(b)^T op(a)^T is asked for, with
-// b first, and the bias, one value per column of y, is one per row of y^T, which is what its epilogue adds.
+// cuBLASLt thinks in columns: a row-major matrix is its transpose to it. So y^T (N,M) = op(b)^T op(a)^T is asked for,
+// with b first, and the bias, one value per column of y, is one per row of y^T, which is what its epilogue adds.
 #include "cuda/backend.h"
 
 namespace cbq::cuda {
@@ -16,7 +16,8 @@ cudaDataType_t data_type(DType dtype) {
 // The layout cuBLASLt sees of a row-major view: cols x rows, leading dimension the row stride.
 LtLayout layout(const View& v) {
   cublasLtMatrixLayout_t made = nullptr;
-  check(cublasLtMatrixLayoutCreate(&made, data_type(v.dtype), std::uint64_t(v.cols()), std::uint64_t(v.rows()), v.row_stride()),
+  check(cublasLtMatrixLayoutCreate(&made, data_type(v.dtype), std::uint64_t(v.cols()), std::uint64_t(v.rows()),
+                                   v.row_stride()),
         "cublasLtMatrixLayoutCreate");
   return LtLayout(made);
 }
@@ -51,8 +52,8 @@ void matmul(Context& ctx, View y, View a, Trans trans_a, View b, Trans trans_b, 
   check(cublasLtMatmulPreferenceCreate(&made), "cublasLtMatmulPreferenceCreate");
   const LtPreference preference(made);
   const std::size_t workspace_bytes = std::size_t(cuda.workspace.bytes());
-  check(cublasLtMatmulPreferenceSetAttribute(preference.get(), CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
-                                             sizeof(workspace_bytes)),
+  check(cublasLtMatmulPreferenceSetAttribute(preference.get(), CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                             &workspace_bytes, sizeof(workspace_bytes)),
         "cublasLtMatmulPreferenceSetAttribute");
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
@@ -62,9 +63,9 @@ void matmul(Context& ctx, View y, View a, Trans trans_a, View b, Trans trans_b, 
   require(found == 1, "matmul: cuBLASLt has no algorithm for ", a.shape, " x ", b.shape, " ", a.dtype);
 
   const float alpha = 1, beta = write == Write::add ? 1.0f : 0.0f;
-  check(cublasLtMatmul(cuda.blas.get(), desc.get(), &alpha, b.data, layout_b.get(), a.data, layout_a.get(), &beta, y.data,
-                       layout_y.get(), y.data, layout_y.get(), &best.algo, cuda.workspace.data(), workspace_bytes,
-                       cuda.stream.get()),
+  check(cublasLtMatmul(cuda.blas.get(), desc.get(), &alpha, b.data, layout_b.get(), a.data, layout_a.get(), &beta,
+                       y.data, layout_y.get(), y.data, layout_y.get(), &best.algo, cuda.workspace.data(),
+                       workspace_bytes, cuda.stream.get()),
         "cublasLtMatmul");
 }
 

@@ -13,7 +13,8 @@ constexpr unsigned kThreads = 256;
 template <class Y, class X>
 __global__ void convert_kernel(Rows<Y> y, Rows<const X> x) {
   const std::int64_t count = x.rows * x.cols;
-  for (std::int64_t i = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; i < count; i += std::int64_t(gridDim.x) * blockDim.x) {
+  for (std::int64_t i = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; i < count;
+       i += std::int64_t(gridDim.x) * blockDim.x) {
     const std::int64_t r = i / x.cols, c = i - r * x.cols;
     y.data[r * y.stride + c] = Y(x.data[r * x.stride + c]);
   }
@@ -22,11 +23,14 @@ __global__ void convert_kernel(Rows<Y> y, Rows<const X> x) {
 template <class Y>
 __global__ void fill_kernel(Rows<Y> y, Y value) {
   const std::int64_t count = y.rows * y.cols;
-  for (std::int64_t i = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; i < count; i += std::int64_t(gridDim.x) * blockDim.x)
+  for (std::int64_t i = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; i < count;
+       i += std::int64_t(gridDim.x) * blockDim.x)
     y.data[i / y.cols * y.stride + i % y.cols] = value;
 }
 
-unsigned blocks_for(std::int64_t count) { return unsigned(std::min<std::int64_t>((count + kThreads - 1) / kThreads, 1 << 16)); }
+unsigned blocks_for(std::int64_t count) {
+  return unsigned(std::min<std::int64_t>((count + kThreads - 1) / kThreads, 1 << 16));
+}
 
 // Calls fn with a value of the type that `dtype` names.
 template <class Fn>

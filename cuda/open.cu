@@ -93,8 +93,9 @@ std::unique_ptr<Context> open(int device) {
   CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
   cudaDriverGetVersion(&driver);
   require_input(driver != 0, "cuda: no NVIDIA driver was found; use \"device\": \"cpu\", or install a driver");
-  require_input(status != cudaErrorInsufficientDriver, "cuda: the driver supports CUDA ", driver / 1000, ".", driver % 1000 / 10,
-                ", this program was built with ", runtime / 1000, ".", runtime % 1000 / 10, "; update the driver");
+  require_input(status != cudaErrorInsufficientDriver, "cuda: the driver supports CUDA ", driver / 1000, ".",
+                driver % 1000 / 10, ", this program was built with ", runtime / 1000, ".", runtime % 1000 / 10,
+                "; update the driver");
   require_input(status == cudaSuccess && count > 0, "cuda: no GPU was found (", cudaGetErrorString(status),
                 "); use \"device\": \"cpu\"");
   require_input(device >= 0 && device < count, "cuda: there is no GPU ", device, ", only 0 .. ", count - 1);

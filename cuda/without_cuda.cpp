@@ -5,7 +5,8 @@
 namespace cbq::cuda {
 
 std::unique_ptr<Context> open(int) {
-  fail(ErrorKind::bad_input, "cuda: this program was built without CUDA; rebuild where nvcc is on the PATH, or use \"device\": \"cpu\"");
+  fail(ErrorKind::bad_input,
+       "cuda: this program was built without CUDA; rebuild where nvcc is on the PATH, or use \"device\": \"cpu\"");
 }
 
 }  // namespace cbq::cuda

@@ -1,4 +1,5 @@
-// One transformer block: the same code runs as teacher, student and in training; what differs is who supplies its layers.
+// One transformer block: the same code runs as teacher, student and in training; what differs is who supplies its
+// layers.
 #pragma once
 
 #include <array>
@@ -55,7 +56,7 @@ struct BlockWeights {
 
 // Keys and values of the tokens seen so far, for generation: one block's.
 struct KvCache {
-  Tensor k, v;              // (capacity, Hkv*D), one sequence; the first `tokens` rows are in use
+  Tensor k, v;  // (capacity, Hkv*D), one sequence; the first `tokens` rows are in use
   std::int64_t tokens = 0;
 };
 
@@ -110,19 +111,20 @@ class DenseBlock final : public BlockLayers {
 // Per token and key head, range factor 1: what a quantised KV cache stores. x (R, Hkv*D).
 Var quantise_kv_cache(Context& ctx, const ModelConfig& config, const Var& x, const ActivationSpec& spec);
 
-// x (R, C) -> (R, C). Llama: x += attention(norm(x)); x += mlp(norm(x)). OPT the same with its norms, before the layers or,
-// for OPT-350M, after the residual.
+// x (R, C) -> (R, C). Llama: x += attention(norm(x)); x += mlp(norm(x)). OPT the same with its norms, before the layers
+// or, for OPT-350M, after the residual.
 Var block_forward(Context& ctx, const ModelConfig& config, BlockLayers& layers, const Var& x, const Sequence& sequence);
 
-// cos and sin (T, D/2) of positions begin .. begin+T-1, for values of `dtype` (f64 for f64, else f32); angle t * theta^(-2i/D), scaled as the config says.
+// cos and sin (T, D/2) of positions begin .. begin+T-1, for values of `dtype` (f64 for f64, else f32); angle t *
+// theta^(-2i/D), scaled as the config says.
 struct RopeTables {
   Tensor cos, sin;
 };
 RopeTables rope_tables(Context& ctx, const ModelConfig& config, std::int64_t begin, std::int64_t tokens, DType dtype);
 
-// A sequence of `batch` texts of `tokens` tokens each, from position `begin` on. Error{bad_input}: more positions than the
-// model has, or than its sliding window spans.
-Sequence make_sequence(Context& ctx, const ModelConfig& config, std::int64_t batch, std::int64_t begin, std::int64_t tokens,
-                       DType dtype);
+// A sequence of `batch` texts of `tokens` tokens each, from position `begin` on. Error{bad_input}: more positions than
+// the model has, or than its sliding window spans.
+Sequence make_sequence(Context& ctx, const ModelConfig& config, std::int64_t batch, std::int64_t begin,
+                       std::int64_t tokens, DType dtype);
 
 }  // namespace cbq

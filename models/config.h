@@ -29,7 +29,7 @@ struct ModelConfig {
   Activation activation;  // silu means the gated product in family llama
   bool tied_head;         // lm_head shares the token embedding
   bool qkv_bias, o_bias, mlp_bias;
-  DType dtype;            // of the checkpoint's tensors: what a de-quantised weight is rounded to
+  DType dtype;  // of the checkpoint's tensors: what a de-quantised weight is rounded to
   std::optional<std::int32_t> bos;
   std::vector<std::int32_t> eos;  // each of them ends a text
 
@@ -40,8 +40,8 @@ struct ModelConfig {
   std::optional<std::int64_t> sliding_window;
 
   // family opt
-  bool pre_norm = true;       // false for OPT-350M: norms come after the residual
-  bool final_norm = true;     // false for OPT-350M
+  bool pre_norm = true;        // false for OPT-350M: norms come after the residual
+  bool final_norm = true;      // false for OPT-350M
   std::int64_t embed_dim = 0;  // word_embed_proj_dim; project_in and project_out exist where it is not `hidden`. Family
                                // llama: `hidden`
 };

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "models/tokenizer.h"
+#include "models/tokenizer/tokenizer.h"
 
 namespace cbq {
 
@@ -18,8 +18,8 @@ struct Texts {
 };
 Texts read_texts(const std::filesystem::path& file);
 
-// BOS (where the tokenizer has one) and the tokens of each text, concatenated. Error{bad_input} when the tokenizer has ids
-// beyond `vocab`, the model's: it does not belong to the model.
+// BOS (where the tokenizer has one) and the tokens of each text, concatenated. Error{bad_input} when the tokenizer has
+// ids beyond `vocab`, the model's: it does not belong to the model.
 std::vector<std::int32_t> token_stream(const Tokenizer& tokenizer, const Texts& texts, std::int64_t vocab);
 
 // The stream cut into windows of `seqlen`, the tail dropped; the first `limit` of them when limit > 0. Error{bad_input}

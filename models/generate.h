@@ -11,7 +11,7 @@
 
 #include "core/rng.h"
 #include "models/model.h"
-#include "models/tokenizer.h"
+#include "models/tokenizer/tokenizer.h"
 
 namespace cbq {
 

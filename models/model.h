@@ -12,11 +12,11 @@ namespace cbq {
 
 // Everything that is not in a block. Vars, as in BlockWeights.
 struct OuterWeights {
-  Var embed_tokens;              // (V, E), E = hidden or, OPT, embed_dim
-  Var embed_positions;           // (max_positions + 2, C), OPT only
-  Var project_in, project_out;   // (C, E) and (E, C), OPT with E != C only
-  Norm final_norm;               // empty where the config has none
-  Var lm_head;                   // (V, E); the same Var as embed_tokens when tied
+  Var embed_tokens;             // (V, E), E = hidden or, OPT, embed_dim
+  Var embed_positions;          // (max_positions + 2, C), OPT only
+  Var project_in, project_out;  // (C, E) and (E, C), OPT with E != C only
+  Norm final_norm;              // empty where the config has none
+  Var lm_head;                  // (V, E); the same Var as embed_tokens when tied
 };
 
 // ids (R) i32 in [0, V), R = batch * tokens, positions from `begin` -> (R, C).
@@ -28,8 +28,8 @@ Var logits(Context& ctx, const OuterWeights& outer, const Var& final_hidden);
 
 class Model {
  public:
-  // Reads config, opens the shards and loads the outer weights in `compute` (f32 or f64). Reads dense checkpoints and those
-  // this program writes (compressed-tensors). Errors as Checkpoint and read_model_config.
+  // Reads config, opens the shards and loads the outer weights in `compute` (f32 or f64). Reads dense checkpoints and
+  // those this program writes (compressed-tensors). Errors as Checkpoint and read_model_config.
   Model(Context& ctx, const std::filesystem::path& folder, DType compute = DType::f32);
 
   const std::filesystem::path& folder() const { return checkpoint_.folder(); }
@@ -45,7 +45,8 @@ class Model {
 
  private:
   Context& ctx_;
-  ModelConfig config_;  // read first: an architecture that is not supported is reported before anything about the shards
+  ModelConfig
+      config_;  // read first: an architecture that is not supported is reported before anything about the shards
   Checkpoint checkpoint_;
   DType compute_;
   OuterWeights outer_;

@@ -11,7 +11,7 @@
 
 #include "core/kernel_args.h"
 #include "core/tensor.h"
-#include "models/tokenizer_regex.h"
+#include "models/tokenizer/regex.h"
 
 namespace cbq {
 

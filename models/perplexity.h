@@ -11,8 +11,8 @@ namespace cbq {
 
 using Windows = std::vector<std::vector<std::int32_t>>;  // equal lengths
 
-// Means over windows (perplexity: exp of the mean over windows of the mean loss of the T-1 shifted targets; GPTQ's protocol)
-// and over tokens (kl in nats, top1 as a fraction; against the reference at every position).
+// Means over windows (perplexity: exp of the mean over windows of the mean loss of the T-1 shifted targets; GPTQ's
+// protocol) and over tokens (kl in nats, top1 as a fraction; against the reference at every position).
 struct Quality {
   double perplexity;
   std::int64_t tokens;  // windows * T

@@ -10,9 +10,9 @@
 #include <utility>
 
 #include "core/files.h"
-#include "models/tokenizer_byte_level.h"
-#include "models/tokenizer_regex.h"
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/byte_level.h"
+#include "models/tokenizer/regex.h"
+#include "models/tokenizer/utf8.h"
 
 namespace cbq {
 namespace {

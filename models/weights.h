@@ -16,13 +16,13 @@
 
 namespace cbq {
 
-// FOLDER with model.safetensors, or model-*.safetensors with or without model.safetensors.index.json. Names that lack the
-// leading "model." of OPT ("decoder.layers.0...") are known with it.
+// FOLDER with model.safetensors, or model-*.safetensors with or without model.safetensors.index.json. Names that lack
+// the leading "model." of OPT ("decoder.layers.0...") are known with it.
 class Checkpoint {
  public:
-  // Errors (bad_input): no shards; a shard that the index or the other shards' numbering names is missing; a tensor in two
-  // shards, or in another shard than the index says; everything SafetensorsFile rejects; a quantization_config that is not
-  // supported.
+  // Errors (bad_input): no shards; a shard that the index or the other shards' numbering names is missing; a tensor in
+  // two shards, or in another shard than the index says; everything SafetensorsFile rejects; a quantization_config that
+  // is not supported.
   explicit Checkpoint(std::filesystem::path folder);
 
   const std::filesystem::path& folder() const { return folder_; }
@@ -36,11 +36,11 @@ class Checkpoint {
   std::span<const std::byte> bytes(const std::string& name) const;
   void release(const std::string& name) const;
 
-  // The tensor converted to `dtype`. `expected` is its shape. Errors (bad_input): missing; wrong shape; not a float type;
-  // NaN or infinity in it (names the tensor and how many).
+  // The tensor converted to `dtype`. `expected` is its shape. Errors (bad_input): missing; wrong shape; not a float
+  // type; NaN or infinity in it (names the tensor and how many).
   Tensor load(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const;
-  // NAME.weight of a linear layer, de-quantised if it is stored packed: s * (q - z) rounded to the scale's dtype, as every
-  // reader of the format computes it.
+  // NAME.weight of a linear layer, de-quantised if it is stored packed: s * (q - z) rounded to the scale's dtype, as
+  // every reader of the format computes it.
   Tensor load_weight(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const;
   // The scheme of linear layer NAME; 16-bit if it is dense.
   StoredScheme scheme(const std::string& name) const;

@@ -47,8 +47,8 @@ struct RunConfig {
   RoundingKind rounding = RoundingKind::lora_ste;
   std::int64_t rank = 5, window = 2, overlap = 1, epochs = 3, batch_size = 1, heldout = 4;
   WindowSchedule window_schedule = WindowSchedule::fixed;
-  double lr = 0;          // of the rounding parameters; 0 takes the kind's own default
-  double lr_scale = 0;    // of the step sizes, relative to their start; 0 as above
+  double lr = 0;        // of the rounding parameters; 0 takes the kind's own default
+  double lr_scale = 0;  // of the step sizes, relative to their start; 0 as above
   double lr_activation = 1e-3;
   std::optional<Schedule> schedule;  // default: cosine, linear for `sign`
   bool learn_scale = true, learn_activation = true;
@@ -79,9 +79,10 @@ struct RunConfig {
   friend bool operator==(const RunConfig&, const RunConfig&) = default;
 };
 
-// Reads FILE and applies `settings` ("key=value", dotted keys reach into objects; values are JSON or plain strings). Paths
-// are relative to the file's folder; those in settings to the working directory. Errors (bad_input), each with file, line and
-// column or the setting: broken JSON, unknown key (with the nearest name), wrong type, value out of range (with the range).
+// Reads FILE and applies `settings` ("key=value", dotted keys reach into objects; values are JSON or plain strings).
+// Paths are relative to the file's folder; those in settings to the working directory. Errors (bad_input), each with
+// file, line and column or the setting: broken JSON, unknown key (with the nearest name), wrong type, value out of
+// range (with the range).
 RunConfig read_run_config(const std::filesystem::path& file, const std::vector<std::string>& settings);
 // Every key with its value, paths absolute: the config that reproduces the run.
 nlohmann::ordered_json to_json(const RunConfig& config);

@@ -13,13 +13,16 @@ namespace {
 // Steps between two looks at the loss: each look waits for the device.
 constexpr std::int64_t kLossInterval = 16;
 
-Var forward(Context& ctx, const ModelConfig& model, std::span<QuantBlock* const> blocks, const Sequence& sequence, Var x) {
+Var forward(Context& ctx, const ModelConfig& model, std::span<QuantBlock* const> blocks, const Sequence& sequence,
+            Var x) {
   for (QuantBlock* block : blocks) x = block_forward(ctx, model, *block, x, sequence);
   return x;
 }
 
-std::vector<ParameterGroup> parameter_groups(const RunConfig& config, std::span<QuantBlock* const> blocks, double lr_factor) {
-  ParameterGroup rounding{.parameters = {}, .lr = config.rounding_lr() * lr_factor, .schedule = config.rounding_schedule()};
+std::vector<ParameterGroup> parameter_groups(const RunConfig& config, std::span<QuantBlock* const> blocks,
+                                             double lr_factor) {
+  ParameterGroup rounding{
+      .parameters = {}, .lr = config.rounding_lr() * lr_factor, .schedule = config.rounding_schedule()};
   ParameterGroup scale{.parameters = {}, .lr = config.scale_lr() * lr_factor, .schedule = config.rounding_schedule()};
   ParameterGroup activation{.parameters = {}, .lr = config.lr_activation * lr_factor, .schedule = Schedule::cosine};
   if (config.rounding == RoundingKind::sign) {
@@ -42,7 +45,8 @@ Tensor stack(Context& ctx, std::span<const Tensor> samples, std::span<const std:
   const std::int64_t tokens = first.rows();
   Tensor y(ctx, {tokens * std::int64_t(which.size()), first.cols()}, first.dtype());
   for (std::size_t i = 0; i < which.size(); ++i)
-    ctx.kernels->convert(ctx, y.slice(0, std::int64_t(i) * tokens, std::int64_t(i + 1) * tokens), samples[std::size_t(which[i])]);
+    ctx.kernels->convert(ctx, y.slice(0, std::int64_t(i) * tokens, std::int64_t(i + 1) * tokens),
+                         samples[std::size_t(which[i])]);
   return y;
 }
 
@@ -54,8 +58,8 @@ std::vector<std::int64_t> shuffled(std::int64_t n, Rng& rng) {
 }
 
 // Distance of the hardened window, mean over the held-out samples, or of the first trained one if none is held out.
-double hard_distance(Context& ctx, const ModelConfig& model, const RunConfig& config, std::span<QuantBlock* const> blocks,
-                     const Sequence& one, const WindowData& data) {
+double hard_distance(Context& ctx, const ModelConfig& model, const RunConfig& config,
+                     std::span<QuantBlock* const> blocks, const Sequence& one, const WindowData& data) {
   const auto held_out = std::int64_t(data.input.size()) > data.trained;
   const std::size_t begin = held_out ? std::size_t(data.trained) : 0, end = held_out ? data.input.size() : 1;
   double sum = 0;
@@ -68,9 +72,10 @@ double hard_distance(Context& ctx, const ModelConfig& model, const RunConfig& co
 
 }  // namespace
 
-std::vector<Window> window_schedule(std::int64_t layers, std::int64_t window, std::int64_t overlap, WindowSchedule schedule) {
-  require(layers > 0 && window > 0 && overlap >= 0 && overlap < window, "windows: ", layers, " blocks do not divide into windows of ",
-          window, " with overlap ", overlap);
+std::vector<Window> window_schedule(std::int64_t layers, std::int64_t window, std::int64_t overlap,
+                                    WindowSchedule schedule) {
+  require(layers > 0 && window > 0 && overlap >= 0 && overlap < window, "windows: ", layers,
+          " blocks do not divide into windows of ", window, " with overlap ", overlap);
   const std::int64_t size = std::min(window, layers), stride = size == window ? window - overlap : 1;
   std::vector<Window> windows;
   if (schedule == WindowSchedule::grow)
@@ -88,8 +93,8 @@ std::vector<Window> window_schedule(std::int64_t layers, std::int64_t window, st
   }
 }
 
-Tensor hard_forward(Context& ctx, const ModelConfig& model, std::span<QuantBlock* const> blocks, const Sequence& sequence,
-                    const Tensor& x) {
+Tensor hard_forward(Context& ctx, const ModelConfig& model, std::span<QuantBlock* const> blocks,
+                    const Sequence& sequence, const Tensor& x) {
   for (QuantBlock* block : blocks) block->use(nullptr, Hardness::hard);
   return forward(ctx, model, blocks, sequence, x).value;
 }
@@ -116,7 +121,8 @@ WindowResult optimise_window(Context& ctx, const ModelConfig& model, const RunCo
     const std::vector<std::int64_t> order = shuffled(data.trained, rng);
     for (std::int64_t first = 0; first < data.trained; first += batch, ++step) {
       if (stop.stop_requested()) throw Interrupted{};
-      const auto which = std::span(order).subspan(std::size_t(first), std::size_t(std::min(batch, data.trained - first)));
+      const auto which =
+          std::span(order).subspan(std::size_t(first), std::size_t(std::min(batch, data.trained - first)));
       several.batch = std::int64_t(which.size());
       const Annealing annealing = annealing_at(config, step, steps);
 

@@ -34,7 +34,8 @@ std::vector<std::int32_t> column_order(const std::vector<float>& h, std::int64_t
   std::iota(order.begin(), order.end(), 0);
   const auto diagonal = [&](std::int32_t j) { return h[std::size_t(j) * std::size_t(n + 1)]; };
   if (options.act_order)
-    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return diagonal(a) > diagonal(b); });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::int32_t a, std::int32_t b) { return diagonal(a) > diagonal(b); });
   return order;
 }
 
@@ -63,14 +64,15 @@ Tensor inverse_factor(Context& ctx, const std::vector<float>& h, const std::vect
 
 }  // namespace
 
-void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, std::span<const Tensor> inputs, DType stored,
-                const GptqOptions& options) {
+void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, std::span<const Tensor> inputs,
+                DType stored, const GptqOptions& options) {
   const DType dtype = inputs[0].dtype();
   const Sequence sequence = make_sequence(ctx, config, 1, 0, inputs[0].rows(), dtype);
   block.use(nullptr, Hardness::hard);
   for (const Site site : {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out}) {
     const auto roles = linear_roles(config.family, site);
-    if (std::none_of(roles.begin(), roles.end(), [&](LinearRole role) { return block.rounding(role) != nullptr; })) continue;
+    if (std::none_of(roles.begin(), roles.end(), [&](LinearRole role) { return block.rounding(role) != nullptr; }))
+      continue;
     const std::vector<float> h = to_host<float>(ctx, hessian(ctx, config, block, site, inputs, sequence));
     const std::vector<std::int32_t> order = column_order(h, weight_shape(config, roles[0])[1], options);
     const Tensor u = inverse_factor(ctx, h, order, dtype, options);
@@ -79,8 +81,8 @@ void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, std:
       const WeightRounding* rounding = block.rounding(role);
       if (!rounding) continue;
       HardWeight hard = rounding->harden(ctx, stored);  // for its grid
-      ctx.kernels->gptq_codes(ctx, hard.codes, block.weights()[role].weight.value, {hard.scale, hard.zero, hard.spec.bits}, u,
-                              device_order);
+      ctx.kernels->gptq_codes(ctx, hard.codes, block.weights()[role].weight.value,
+                              {hard.scale, hard.zero, hard.spec.bits}, u, device_order);
       block.fix(ctx, role, std::move(hard), stored);
     }
   }

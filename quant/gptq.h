@@ -7,12 +7,13 @@ namespace cbq {
 
 struct GptqOptions {
   bool act_order = true;  // columns in descending order of the Hessian's diagonal; groups keep their columns
-  double damping = 0.01;  // added to the diagonal, as a share of its mean; raised tenfold while H is not positive definite
+  double damping =
+      0.01;  // added to the diagonal, as a share of its mean; raised tenfold while H is not positive definite
 };
 
-// Fixes the integers of all layers of the block, site by site in the order of execution, each site's Hessian 2/n sum x x^T
-// taken from inputs that passed the sites quantised before it. `inputs` are the quantised stream's samples (T, C).
-void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, std::span<const Tensor> inputs, DType stored,
-                const GptqOptions& options);
+// Fixes the integers of all layers of the block, site by site in the order of execution, each site's Hessian 2/n sum x
+// x^T taken from inputs that passed the sites quantised before it. `inputs` are the quantised stream's samples (T, C).
+void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, std::span<const Tensor> inputs,
+                DType stored, const GptqOptions& options);
 
 }  // namespace cbq

@@ -43,7 +43,8 @@ std::int64_t learned_elements(const RunConfig& config, const ModelConfig& model)
 
 }  // namespace
 
-std::vector<MemoryItem> plan_memory(const RunConfig& config, const ModelConfig& model, std::int64_t calibration_samples) {
+std::vector<MemoryItem> plan_memory(const RunConfig& config, const ModelConfig& model,
+                                    std::int64_t calibration_samples) {
   const BlockSize block = block_size(model);
   const std::int64_t rows = config.batch_size * config.seqlen, hidden = model.hidden;
   const std::int64_t stream = calibration_samples * config.seqlen * hidden;
@@ -62,7 +63,8 @@ std::vector<MemoryItem> plan_memory(const RunConfig& config, const ModelConfig& 
   const std::int64_t moments = config.rounding == RoundingKind::sign ? 1 : 4;  // value, gradient, and Adam's m and v
   items.push_back({"weights of the window", blocks * block.weights * kElement});
   items.push_back({"quantised weights of the window", blocks * block.weights * kElement});
-  items.push_back({"learned parameters, gradients, moments", blocks * moments * learned_elements(config, model) * kElement});
+  items.push_back(
+      {"learned parameters, gradients, moments", blocks * moments * learned_elements(config, model) * kElement});
   items.push_back({"saved activations", blocks * saved * kElement});
   items.push_back({"largest weight gradient", 2 * block.largest * kElement});
   items.push_back({"activation streams", (config.homologous ? 3 : 2) * stream * kElement});

@@ -15,7 +15,8 @@ struct MemoryItem {
 };
 
 // Items in use at the peak of a window of the given config; their sum is the expected peak of the compute memory.
-std::vector<MemoryItem> plan_memory(const RunConfig& config, const ModelConfig& model, std::int64_t calibration_samples);
+std::vector<MemoryItem> plan_memory(const RunConfig& config, const ModelConfig& model,
+                                    std::int64_t calibration_samples);
 std::int64_t total_bytes(const std::vector<MemoryItem>& items);
 
 }  // namespace cbq

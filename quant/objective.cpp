@@ -21,7 +21,8 @@ Annealing annealing_at(const RunConfig& config, std::int64_t step, std::int64_t 
   if (t >= end) return {Hardness::hard, 0, config.beta_end};
   if (t < config.anneal_start) return {Hardness::soft, 0, config.beta_start};
   const double progress = (t - config.anneal_start) / (end - config.anneal_start);
-  const double beta = config.beta_end + (config.beta_start - config.beta_end) * (1 + std::cos(std::numbers::pi * progress)) / 2;
+  const double beta =
+      config.beta_end + (config.beta_start - config.beta_end) * (1 + std::cos(std::numbers::pi * progress)) / 2;
   return {Hardness::soft, config.lambda_com, beta};
 }
 

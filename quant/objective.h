@@ -5,8 +5,8 @@
 
 namespace cbq {
 
-// E(target, output) = l2 mean((target - output)^2) + kl mean_rows KL(softmax(target) || softmax(output)), the softmax over
-// the hidden dimension (CBQ 2312.07950). Terms with weight 0 are not computed. target, output (R, C) -> (1).
+// E(target, output) = l2 mean((target - output)^2) + kl mean_rows KL(softmax(target) || softmax(output)), the softmax
+// over the hidden dimension (CBQ 2312.07950). Terms with weight 0 are not computed. target, output (R, C) -> (1).
 Var distance(Context& ctx, const RunConfig& config, const Tensor& target, const Var& output);
 
 // What a step of an annealed kind does. Steps below anneal_start: no regulariser. Then beta goes from beta_start to

@@ -12,7 +12,9 @@ namespace {
 struct Quantiles {
   double low, high;
 };
-Quantiles quantiles(CfpPreset preset) { return preset == CfpPreset::paper ? Quantiles{0.25, 0.75} : Quantiles{0.2, 0.8}; }
+Quantiles quantiles(CfpPreset preset) {
+  return preset == CfpPreset::paper ? Quantiles{0.25, 0.75} : Quantiles{0.2, 0.8};
+}
 
 constexpr double kMsmodelslimPower = 0.7;  // of a channel's range over the largest reserved one
 
@@ -59,7 +61,8 @@ void share_over_groups(std::vector<float>& scale, const ModelConfig& config) {
   for (std::int64_t kv = 0; kv < config.kv_heads; ++kv)
     for (std::int64_t d = 0; d < dim; ++d) {
       float largest = 1;
-      for (std::int64_t h = kv * group; h < (kv + 1) * group; ++h) largest = std::max(largest, scale[std::size_t(h * dim + d)]);
+      for (std::int64_t h = kv * group; h < (kv + 1) * group; ++h)
+        largest = std::max(largest, scale[std::size_t(h * dim + d)]);
       for (std::int64_t h = kv * group; h < (kv + 1) * group; ++h) scale[std::size_t(h * dim + d)] = largest;
     }
 }
@@ -85,8 +88,10 @@ OutlierSplit detect_outliers(std::span<const float> ascending, const CfpOptions&
   const double none = std::numeric_limits<double>::infinity();
   if (ascending.empty()) return {none, 0, 0};
   const Quantiles q = quantiles(options.preset);
-  const double q1 = quantile(ascending, q.low), q3 = quantile(ascending, q.high), coarse = q3 + options.lambda1 * (q3 - q1);
-  const auto first = std::upper_bound(ascending.begin(), ascending.end(), coarse, [](double t, float v) { return t < v; });
+  const double q1 = quantile(ascending, q.low), q3 = quantile(ascending, q.high),
+               coarse = q3 + options.lambda1 * (q3 - q1);
+  const auto first =
+      std::upper_bound(ascending.begin(), ascending.end(), coarse, [](double t, float v) { return t < v; });
   const std::span<const float> candidates(first, ascending.end());
   if (candidates.empty() || first == ascending.begin()) return {none, ascending.back(), 0};
 
@@ -146,7 +151,8 @@ CfpPlan plan_cfp(Context& ctx, const ModelConfig& config, const BlockWeights& we
     if (range.low.empty() || !can_fold(config, Site(i))) continue;
     std::vector<float> scale = site_scale(range, options);
     if (Site(i) == Site::attention_out) share_over_groups(scale, config);
-    if (std::any_of(scale.begin(), scale.end(), [](float s) { return s != 1; })) plan.site_scale[std::size_t(i)] = std::move(scale);
+    if (std::any_of(scale.begin(), scale.end(), [](float s) { return s != 1; }))
+      plan.site_scale[std::size_t(i)] = std::move(scale);
   }
   for (const LinearRole role : linear_roles(config.family)) {
     if (!run.cfp_weights) break;

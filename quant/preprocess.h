@@ -15,8 +15,8 @@ struct CfpOptions {
   double lambda1 = 1.5, lambda2 = 1;
 };
 
-// The split of ascending magnitudes: all values above `threshold` are outliers; infinity when there is none. `reserved_max`
-// is the largest value kept.
+// The split of ascending magnitudes: all values above `threshold` are outliers; infinity when there is none.
+// `reserved_max` is the largest value kept.
 struct OutlierSplit {
   double threshold, reserved_max;
   std::int64_t outliers;
@@ -56,8 +56,9 @@ CfpPlan plan_cfp(Context& ctx, const ModelConfig& config, const BlockWeights& we
 
 // Whether a site's scale can be folded into the layer before it (not for OPT-350M's norms, nor through GELU).
 bool can_fold(const ModelConfig& config, Site site);
-// Divides what produces the site's input by s and multiplies the columns that read it: the block computes the same function.
-// Norms and biases are rounded to `stored`, as they will be on disk. Makes new tensors; `weights` may share theirs.
+// Divides what produces the site's input by s and multiplies the columns that read it: the block computes the same
+// function. Norms and biases are rounded to `stored`, as they will be on disk. Makes new tensors; `weights` may share
+// theirs.
 void apply_cfp(Context& ctx, const ModelConfig& config, BlockWeights& weights, const CfpPlan& plan, DType stored);
 
 }  // namespace cbq

@@ -4,12 +4,17 @@ namespace cbq {
 namespace {
 
 // State of a part of the block, its names prefixed: "q.a1".
-void add_prefixed(std::map<std::string, Tensor>& all, const std::string& prefix, const std::map<std::string, Tensor>& part) {
+void add_prefixed(std::map<std::string, Tensor>& all, const std::string& prefix,
+                  const std::map<std::string, Tensor>& part) {
   for (const auto& [name, tensor] : part) all[prefix + name] = tensor;
 }
 
-std::string site_prefix(int site) { return "site" + std::to_string(site) + "."; }
-std::string role_prefix(const ModelConfig& config, LinearRole role) { return short_name(config, role) + "."; }
+std::string site_prefix(int site) {
+  return "site" + std::to_string(site) + ".";
+}
+std::string role_prefix(const ModelConfig& config, LinearRole role) {
+  return short_name(config, role) + ".";
+}
 
 }  // namespace
 
@@ -26,7 +31,8 @@ std::unique_ptr<DenseBlock> dense_block(Context& ctx, const ModelConfig& config,
   for (const LinearRole role : linear_roles(config.family)) {
     const auto site = std::size_t(site_of(role));
     const ActivationSpec& activation = hard.spec[std::size_t(role)].activation;
-    if (activation.bits < 16) block->activations[site] = {activation, full(ctx, {1}, dtype, hard.activation_factor[site])};
+    if (activation.bits < 16)
+      block->activations[site] = {activation, full(ctx, {1}, dtype, hard.activation_factor[site])};
   }
   block->kv_cache = hard.kv_cache;
   return block;
@@ -55,7 +61,8 @@ std::vector<Var> QuantBlock::linears(Context& ctx, Site site, const Var& x) {
   Var x_hat = x;
   if (activation.bits < 16) {
     const bool learned = tape_ && activation_steps_ == StepSizes::learned;
-    x_hat = ops::fake_quant(ctx, x, learned ? tape_->leaf(factor) : Var(factor.value), activation.bits, activation.symmetry);
+    x_hat = ops::fake_quant(ctx, x, learned ? tape_->leaf(factor) : Var(factor.value), activation.bits,
+                            activation.symmetry);
   }
   if (observer) observer(site, x_hat.value);
   std::vector<Var> y;
@@ -78,7 +85,9 @@ void QuantBlock::fix(Context& ctx, LinearRole role, HardWeight hard, DType store
   fixed_[std::size_t(role)] = Fixed{std::move(hard), std::move(w_hat)};
 }
 
-Var QuantBlock::cached(Context& ctx, const Var& kv) { return quantise_kv_cache(ctx, config_, kv, kv_cache_); }
+Var QuantBlock::cached(Context& ctx, const Var& kv) {
+  return quantise_kv_cache(ctx, config_, kv, kv_cache_);
+}
 
 Var QuantBlock::regulariser(Context& ctx, double beta) const {
   Var sum;
@@ -138,15 +147,18 @@ std::vector<Parameter*> QuantBlock::activation_parameters() {
 std::map<std::string, Tensor> QuantBlock::state() {
   std::map<std::string, Tensor> all;
   for (const LinearRole role : linear_roles(config_.family))
-    if (auto& rounding = roundings_[std::size_t(role)]) add_prefixed(all, role_prefix(config_, role), rounding->state());
+    if (auto& rounding = roundings_[std::size_t(role)])
+      add_prefixed(all, role_prefix(config_, role), rounding->state());
   for (int site = 0; site < kSites; ++site)
-    if (const Parameter& factor = factors_[std::size_t(site)]; factor.value) all[site_prefix(site) + factor.name] = factor.value;
+    if (const Parameter& factor = factors_[std::size_t(site)]; factor.value)
+      all[site_prefix(site) + factor.name] = factor.value;
   return all;
 }
 
 void QuantBlock::restore(const std::map<std::string, Tensor>& state) {
   for (const LinearRole role : linear_roles(config_.family))
-    if (auto& rounding = roundings_[std::size_t(role)]) rounding->restore(with_prefix(state, role_prefix(config_, role)));
+    if (auto& rounding = roundings_[std::size_t(role)])
+      rounding->restore(with_prefix(state, role_prefix(config_, role)));
   for (int site = 0; site < kSites; ++site)
     if (Parameter& factor = factors_[std::size_t(site)]; factor.value) {
       const auto saved = state.find(site_prefix(site) + factor.name);

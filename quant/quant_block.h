@@ -17,7 +17,7 @@ using BlockSpec = std::array<LinearSpec, kLinearRoles>;
 
 // A block hardened: what is written to disk, and the layers it computes with.
 struct HardBlock {
-  BlockWeights weights;                                    // de-quantised linears, folded norms, biases
+  BlockWeights weights;                                      // de-quantised linears, folded norms, biases
   std::array<std::optional<HardWeight>, kLinearRoles> hard;  // empty for 16-bit layers
   BlockSpec spec;
   std::array<double, kSites> activation_factor{1, 1, 1, 1};
@@ -28,8 +28,8 @@ std::unique_ptr<DenseBlock> dense_block(Context& ctx, const ModelConfig& config,
 class QuantBlock final : public BlockLayers {
  public:
   // `weights` are full precision, already preprocessed.
-  QuantBlock(Context& ctx, const ModelConfig& config, BlockWeights weights, const BlockSpec& spec, ActivationSpec kv_cache,
-             const RoundingOptions& options, Rng& rng);
+  QuantBlock(Context& ctx, const ModelConfig& config, BlockWeights weights, const BlockSpec& spec,
+             ActivationSpec kv_cache, const RoundingOptions& options, Rng& rng);
 
   // Sets what the next forwards do: record on `tape` (null: nothing is learned) with soft or hard rounding.
   void use(Tape* tape, Hardness hardness) { tape_ = tape, hardness_ = hardness; }

@@ -13,9 +13,13 @@ namespace {
 constexpr double kRetryRate = 0.1;  // of all learning rates, after a loss that was not finite
 
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
-std::string layer_prefix(std::int64_t layer) { return std::to_string(layer) + "."; }
+std::string layer_prefix(std::int64_t layer) {
+  return std::to_string(layer) + ".";
+}
 
 // Lines of windows that the store does not count as done came from a run that was killed before it saved them.
 void keep_metrics_of(const std::filesystem::path& file, std::int64_t windows_done) {
@@ -23,7 +27,8 @@ void keep_metrics_of(const std::filesystem::path& file, std::int64_t windows_don
   std::ifstream in(file);
   for (std::string line; std::getline(in, line);) {
     const auto entry = nlohmann::json::parse(line, nullptr, false);
-    if (entry.is_object() && entry.value("window", std::int64_t{-1}) < windows_done && entry.contains("window")) kept += line + "\n";
+    if (entry.is_object() && entry.value("window", std::int64_t{-1}) < windows_done && entry.contains("window"))
+      kept += line + "\n";
   }
   write_file(file, kept);
 }
@@ -55,7 +60,8 @@ Reconstruction::Reconstruction(Context& ctx, const Model& model, const RunConfig
       store_(store),
       log_(log),
       windows_(plan_windows(config, model.config().layers)),
-      sequence_(make_sequence(ctx, model.config(), 1, 0, samples_.empty() ? 1 : std::int64_t(samples_[0].size()), model.compute())) {}
+      sequence_(make_sequence(ctx, model.config(), 1, 0, samples_.empty() ? 1 : std::int64_t(samples_[0].size()),
+                              model.compute())) {}
 
 void Reconstruction::run(const std::filesystem::path& metrics, std::stop_token stop) {
   const auto done = std::size_t(store_.windows_done());
@@ -88,7 +94,8 @@ void Reconstruction::restart_streams(std::int64_t begin, std::int64_t front) {
   if (front == 0) return;
   Progress progress(log_, "resume", begin + front);
   for (std::int64_t layer = 0; layer < begin; ++layer) {
-    const auto block = dense_block(ctx_, model_.config(), store_.load_block(ctx_, model_.config(), layer, model_.compute()));
+    const auto block =
+        dense_block(ctx_, model_.config(), store_.load_block(ctx_, model_.config(), layer, model_.compute()));
     advance(ctx_, model_.config(), *block, sequence_, quantised_);
     progress.update(layer + 1, "finished blocks");
   }
@@ -119,7 +126,8 @@ Reconstruction::Active Reconstruction::make_active(std::int64_t layer, BlockWeig
   apply_cfp(ctx_, model, weights, plan, model.dtype);
   Rng rng(config_.seed * 1000003 + std::uint64_t(layer));
   auto student = std::make_unique<QuantBlock>(ctx_, model, std::move(weights), specs_[std::size_t(layer)],
-                                              ActivationSpec{config_.kv_bits, Symmetry::asymmetric}, rounding_options(config_), rng);
+                                              ActivationSpec{config_.kv_bits, Symmetry::asymmetric},
+                                              rounding_options(config_), rng);
   return {std::move(plan), std::move(student), nullptr};
 }
 
@@ -129,7 +137,8 @@ void Reconstruction::restore_active(const Window& before) {
   active_.clear();
   for (std::int64_t layer = before.next; layer < before.end; ++layer) {
     const auto saved = with_prefix(state, layer_prefix(layer));
-    Active active = make_active(layer, model_.block_weights(layer), CfpPlan::from_state(ctx_, with_prefix(saved, "cfp.")));
+    Active active =
+        make_active(layer, model_.block_weights(layer), CfpPlan::from_state(ctx_, with_prefix(saved, "cfp.")));
     active.student->restore(with_prefix(saved, "student."));
     if (config_.homologous) active.teacher = model_.block(layer);
     active_.emplace(layer, std::move(active));
@@ -148,10 +157,12 @@ std::map<std::string, Tensor> Reconstruction::active_state() {
 WindowResult Reconstruction::solve(const Window& window, double lr_factor, std::stop_token stop) {
   const ModelConfig& model = model_.config();
   std::vector<QuantBlock*> blocks;
-  for (std::int64_t layer = window.begin; layer < window.end; ++layer) blocks.push_back(active_.at(layer).student.get());
+  for (std::int64_t layer = window.begin; layer < window.end; ++layer)
+    blocks.push_back(active_.at(layer).student.get());
   if (config_.method == Method::rtn) return {};
   if (config_.method == Method::gptq) {
-    gptq_block(ctx_, model, *blocks[0], std::span(quantised_).first(std::size_t(config_.nsamples)), model.dtype, {config_.act_order, config_.damping});
+    gptq_block(ctx_, model, *blocks[0], std::span(quantised_).first(std::size_t(config_.nsamples)), model.dtype,
+               {config_.act_order, config_.damping});
     return {};
   }
   Stream homologous;
@@ -163,9 +174,9 @@ WindowResult Reconstruction::solve(const Window& window, double lr_factor, std::
   const WindowData data{quantised_, full_, homologous, config_.nsamples};
   const std::string title = concat("blocks ", window.begin, " .. ", window.end - 1, " of ", model.layers);
   Progress progress(log_, title, config_.epochs * ((config_.nsamples + config_.batch_size - 1) / config_.batch_size));
-  const WindowResult result = optimise_window(
-      ctx_, model, config_, window, blocks, sequence_, data, lr_factor, stop,
-      [&](const WindowProgress& p) { progress.update(p.step, concat("loss ", p.loss)); });
+  const WindowResult result =
+      optimise_window(ctx_, model, config_, window, blocks, sequence_, data, lr_factor, stop,
+                      [&](const WindowProgress& p) { progress.update(p.step, concat("loss ", p.loss)); });
   progress.finish(concat("distance ", result.start_distance, " -> ", result.end_distance, " on held-out samples"));
   return result;
 }
@@ -175,8 +186,11 @@ WindowResult Reconstruction::solve_with_retry(std::size_t index, std::stop_token
   try {
     return solve(window, 1, stop);
   } catch (const NonFiniteLoss& first) {
-    std::fprintf(log_, "cbq: the loss of blocks %lld .. %lld was not finite at step %lld; once more from the last good state at a tenth of the rate\n",
-                 static_cast<long long>(window.begin), static_cast<long long>(window.end - 1), static_cast<long long>(first.step));
+    std::fprintf(log_,
+                 "cbq: the loss of blocks %lld .. %lld was not finite at step %lld; once more from the last good state "
+                 "at a tenth of the rate\n",
+                 static_cast<long long>(window.begin), static_cast<long long>(window.end - 1),
+                 static_cast<long long>(first.step));
   }
   // Blocks that entered with this window start anew; those that stayed come back from the store.
   std::map<std::int64_t, Active> entered;
@@ -193,8 +207,9 @@ WindowResult Reconstruction::solve_with_retry(std::size_t index, std::stop_token
     return solve(window, kRetryRate, stop);
   } catch (const NonFiniteLoss& second) {
     fail(ErrorKind::failure, "reconstruction: the loss of blocks ", window.begin, " .. ", window.end - 1,
-         " was not finite, and again at step ", second.step, " at a tenth of the rate; the state before this window is kept in ",
-         store_.folder().string(), "; look for extreme weights with `cbq inspect`, or lower lr and start anew in another output_dir");
+         " was not finite, and again at step ", second.step,
+         " at a tenth of the rate; the state before this window is kept in ", store_.folder().string(),
+         "; look for extreme weights with `cbq inspect`, or lower lr and start anew in another output_dir");
   }
 }
 
@@ -202,7 +217,8 @@ WindowResult Reconstruction::solve_with_retry(std::size_t index, std::stop_token
 void Reconstruction::leave(std::int64_t layer) {
   const HardBlock hard = active_.at(layer).student->harden(ctx_, model_.config().dtype);
   store_.save_block(ctx_, layer, hard, model_.config().dtype);
-  if (needs_calibration(config_)) advance(ctx_, model_.config(), *dense_block(ctx_, model_.config(), hard), sequence_, quantised_);
+  if (needs_calibration(config_))
+    advance(ctx_, model_.config(), *dense_block(ctx_, model_.config(), hard), sequence_, quantised_);
   active_.erase(layer);
 }
 
@@ -211,9 +227,15 @@ nlohmann::json Reconstruction::metrics_line(std::size_t index, const WindowResul
   nlohmann::json layers = nlohmann::json::array();
   for (std::int64_t layer = window.begin; layer < window.next; ++layer)
     layers.push_back({{"layer", layer}, {"moved_share", active_.at(layer).student->moved_share(ctx_)}});
-  return {{"window", index}, {"begin", window.begin}, {"end", window.end}, {"steps", result.steps},
-          {"start_distance", result.start_distance}, {"end_distance", result.end_distance}, {"losses", result.losses},
-          {"finished", layers}, {"seconds", seconds}};
+  return {{"window", index},
+          {"begin", window.begin},
+          {"end", window.end},
+          {"steps", result.steps},
+          {"start_distance", result.start_distance},
+          {"end_distance", result.end_distance},
+          {"losses", result.losses},
+          {"finished", layers},
+          {"seconds", seconds}};
 }
 
 }  // namespace cbq

@@ -14,21 +14,23 @@ namespace cbq {
 
 // The windows a config means: those of cross-block reconstruction, or one block at a time for rtn and gptq.
 std::vector<Window> plan_windows(const RunConfig& config, std::int64_t layers);
-// Whether calibration samples pass through the model at all; round-to-nearest without activation preprocessing needs none.
+// Whether calibration samples pass through the model at all; round-to-nearest without activation preprocessing needs
+// none.
 bool needs_calibration(const RunConfig& config);
 
 class Reconstruction {
  public:
   // `samples` are the calibration windows, the held-out ones last. `log` shows progress.
-  Reconstruction(Context& ctx, const Model& model, const RunConfig& config, std::vector<BlockSpec> specs, Windows samples,
-                 RunStore& store, std::FILE* log);
+  Reconstruction(Context& ctx, const Model& model, const RunConfig& config, std::vector<BlockSpec> specs,
+                 Windows samples, RunStore& store, std::FILE* log);
 
-  // Runs all windows that the store has not completed. Throws Interrupted when `stop` is requested: the store then holds
-  // the last completed window. Appends a line per window to METRICS.
+  // Runs all windows that the store has not completed. Throws Interrupted when `stop` is requested: the store then
+  // holds the last completed window. Appends a line per window to METRICS.
   void run(const std::filesystem::path& metrics, std::stop_token stop);
 
  private:
-  // A block in work: its preprocessing, its student, and its full-precision weights where the homologous branch needs them.
+  // A block in work: its preprocessing, its student, and its full-precision weights where the homologous branch needs
+  // them.
   struct Active {
     CfpPlan plan;
     std::unique_ptr<QuantBlock> student;
@@ -54,8 +56,8 @@ class Reconstruction {
   std::FILE* log_;
   std::vector<Window> windows_;
   Sequence sequence_;
-  Stream quantised_, full_;      // x_q before the window, y_f behind it
-  std::int64_t front_ = 0;       // blocks that full_ has passed
+  Stream quantised_, full_;  // x_q before the window, y_f behind it
+  std::int64_t front_ = 0;   // blocks that full_ has passed
   std::map<std::int64_t, Active> active_;
 };
 

@@ -8,7 +8,9 @@ namespace cbq {
 namespace {
 
 // The smallest step size that `stored` can hold: a smaller one would turn to zero on disk.
-double smallest_step(DType stored) { return stored == DType::f16 ? 0x1p-24 : 1.2e-38; }
+double smallest_step(DType stored) {
+  return stored == DType::f16 ? 0x1p-24 : 1.2e-38;
+}
 
 Var leaf_or_constant(Tape* tape, const Parameter& parameter) {
   return tape ? tape->leaf(parameter) : Var(parameter.value);
@@ -16,7 +18,9 @@ Var leaf_or_constant(Tape* tape, const Parameter& parameter) {
 
 }  // namespace
 
-bool is_annealed(RoundingKind kind) { return kind == RoundingKind::lora || kind == RoundingKind::dense; }
+bool is_annealed(RoundingKind kind) {
+  return kind == RoundingKind::lora || kind == RoundingKind::dense;
+}
 
 Tensor round_to(Context& ctx, const Tensor& x, DType stored) {
   return stored == x.dtype() ? x : convert(ctx, convert(ctx, x, stored), x.dtype());
@@ -70,9 +74,14 @@ ops::Grid WeightRounding::grid(Context& ctx, Tape* tape) const {
 ops::WeightQuantiserVars WeightRounding::vars(Context& ctx, Tape* tape, Hardness hardness) const {
   const ops::Grid g = grid(ctx, tape);
   const auto sigmoid = hardness == Hardness::soft ? Rounder::sigmoid : Rounder::sigmoid_hard;
-  ops::WeightQuantiserVars vars{.w = w_, .scale = g.scale, .zero = g.zero, .bits = spec_.bits,
+  ops::WeightQuantiserVars vars{.w = w_,
+                                .scale = g.scale,
+                                .zero = g.zero,
+                                .bits = spec_.bits,
                                 .rounder = is_annealed(options_.kind) ? sigmoid : Rounder::straight_through,
-                                .dense = {}, .a1 = {}, .a2 = {}};
+                                .dense = {},
+                                .a1 = {},
+                                .a2 = {}};
   if (weight_.value) vars.w = leaf_or_constant(tape, weight_);
   if (dense_.value) vars.dense = leaf_or_constant(tape, dense_);
   if (a1_.value) {
@@ -88,8 +97,9 @@ HardWeight WeightRounding::harden(Context& ctx, DType stored) const {
   Tensor bounded(ctx, hard.scale.shape(), hard.scale.dtype());
   ctx.kernels->clamp(ctx, bounded, hard.scale, smallest_step(stored), 1e30);
   hard.scale = std::move(bounded);
-  ctx.kernels->weight_codes(ctx, hard.codes,
-                            {v.w.value, {hard.scale, hard.zero, spec_.bits}, v.rounder, {v.dense.value, v.a1.value, v.a2.value}});
+  ctx.kernels->weight_codes(
+      ctx, hard.codes,
+      {v.w.value, {hard.scale, hard.zero, spec_.bits}, v.rounder, {v.dense.value, v.a1.value, v.a2.value}});
   return hard;
 }
 
@@ -122,8 +132,8 @@ std::map<std::string, Tensor> WeightRounding::state() {
 void WeightRounding::restore(const std::map<std::string, Tensor>& state) {
   for (Parameter* p : parameters()) {
     const auto saved = state.find(p->name);
-    require(saved != state.end() && saved->second.shape() == p->value.shape(), "resume: the saved state has no ", p->name,
-            " of shape ", p->value.shape());
+    require(saved != state.end() && saved->second.shape() == p->value.shape(), "resume: the saved state has no ",
+            p->name, " of shape ", p->value.shape());
     p->value = saved->second;
   }
 }

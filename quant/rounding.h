@@ -13,8 +13,8 @@ namespace cbq {
 // soft: as trained, sigmoid rounders between integers. hard: on integers.
 enum class Hardness { soft, hard };
 
-// Integers and grid of a weight, final. w_hat = s (q - z) rounded to `stored`, the dtype of the checkpoint, in which s is
-// kept too: the numbers every reader of the file computes.
+// Integers and grid of a weight, final. w_hat = s (q - z) rounded to `stored`, the dtype of the checkpoint, in which s
+// is kept too: the numbers every reader of the file computes.
 struct HardWeight {
   WeightSpec spec;
   Tensor codes;        // (out, in) u8
@@ -30,15 +30,15 @@ enum class StepSizes { fixed, learned };
 struct RoundingOptions {
   RoundingKind kind = RoundingKind::nearest;
   Start start = Start::mse;
-  std::int64_t rank = 5;  // of lora and lora_ste
+  std::int64_t rank = 5;                            // of lora and lora_ste
   StepSizes weight_steps = StepSizes::learned;      // of `sign`: its two clips
   StepSizes activation_steps = StepSizes::learned;  // factors on the dynamic range
 };
 
 class WeightRounding {
  public:
-  // w (out, in) full precision. A1 starts Gaussian with standard deviation 1/sqrt(K), drawn from `rng`; A2 and every other
-  // offset start at zero, so that all kinds start at round-to-nearest once hardened.
+  // w (out, in) full precision. A1 starts Gaussian with standard deviation 1/sqrt(K), drawn from `rng`; A2 and every
+  // other offset start at zero, so that all kinds start at round-to-nearest once hardened.
   WeightRounding(Context& ctx, Tensor w, const WeightSpec& spec, const RoundingOptions& options, Rng& rng);
 
   RoundingKind kind() const { return options_.kind; }

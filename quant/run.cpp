@@ -34,7 +34,8 @@ class PhaseTimes {
   Json seconds_ = Json::object();
 };
 
-std::vector<std::int32_t> stream_of(const Tokenizer& tokenizer, const std::filesystem::path& file, const ModelConfig& model) {
+std::vector<std::int32_t> stream_of(const Tokenizer& tokenizer, const std::filesystem::path& file,
+                                    const ModelConfig& model) {
   return token_stream(tokenizer, read_texts(file), model.vocab);
 }
 
@@ -70,15 +71,17 @@ void print_plan(const RunConfig& config, const Model& model, const std::vector<M
   const auto windows = plan_windows(config, m.layers);
   const std::int64_t steps = config.epochs * ((config.nsamples + config.batch_size - 1) / config.batch_size);
   if (config.method == Method::cbq)
-    std::fprintf(log, "plan     W%dA%d, %zu windows of up to %lld blocks, %lld steps each, %lld + %lld samples of %lld tokens\n",
-                 config.wbits, config.abits, windows.size(), static_cast<long long>(config.window), static_cast<long long>(steps),
-                 static_cast<long long>(config.nsamples), static_cast<long long>(config.heldout),
-                 static_cast<long long>(config.seqlen));
+    std::fprintf(
+        log, "plan     W%dA%d, %zu windows of up to %lld blocks, %lld steps each, %lld + %lld samples of %lld tokens\n",
+        config.wbits, config.abits, windows.size(), static_cast<long long>(config.window),
+        static_cast<long long>(steps), static_cast<long long>(config.nsamples), static_cast<long long>(config.heldout),
+        static_cast<long long>(config.seqlen));
   else
     std::fprintf(log, "plan     W%dA%d, %s, %zu blocks one at a time\n", config.wbits, config.abits,
                  config.method == Method::gptq ? "GPTQ" : "round to nearest", windows.size());
   std::fprintf(log, "memory   %s expected at the peak:", format_bytes(total_bytes(memory)).c_str());
-  for (const MemoryItem& item : memory) std::fprintf(log, " %s %s;", item.what.c_str(), format_bytes(item.bytes).c_str());
+  for (const MemoryItem& item : memory)
+    std::fprintf(log, " %s %s;", item.what.c_str(), format_bytes(item.bytes).c_str());
   std::fprintf(log, "\n");
 }
 
@@ -134,16 +137,19 @@ nlohmann::ordered_json run(Context& ctx, const RunConfig& config, std::FILE* log
   PhaseTimes times;
   const Model model(ctx, config.model);
   const auto tokenizer = Tokenizer::open(config.model);
-  require_input(tokenizer->vocab_size() <= model.config().vocab, "tokenizer: ids up to ", tokenizer->vocab_size() - 1, ", but ",
-                config.model.string(), " has a vocabulary of ", model.config().vocab, "; put the model's own tokenizer there");
+  require_input(tokenizer->vocab_size() <= model.config().vocab, "tokenizer: ids up to ", tokenizer->vocab_size() - 1,
+                ", but ", config.model.string(), " has a vocabulary of ", model.config().vocab,
+                "; put the model's own tokenizer there");
   const std::vector<BlockSpec> specs = block_specs(config, model.config());
   const Windows samples = needs_calibration(config) ? calibration(config, *tokenizer, model.config()) : Windows{};
   const Windows eval = evaluation(config, *tokenizer, model.config());
 
   RunStore store(config.output_dir, fingerprint(config));
-  const std::filesystem::path report_file = config.output_dir / "report.json", metrics_file = config.output_dir / "metrics.jsonl";
+  const std::filesystem::path report_file = config.output_dir / "report.json",
+                              metrics_file = config.output_dir / "metrics.jsonl";
   if (store.finished()) {
-    std::fprintf(log, "%s is complete; choose another output_dir, or delete it, to run again\n", config.output_dir.string().c_str());
+    std::fprintf(log, "%s is complete; choose another output_dir, or delete it, to run again\n",
+                 config.output_dir.string().c_str());
     return Json::parse(read_file(report_file));
   }
   write_file(config.output_dir / "run_config.json", to_json(config).dump(2) + "\n");
@@ -161,7 +167,8 @@ nlohmann::ordered_json run(Context& ctx, const RunConfig& config, std::FILE* log
 
   Json report;
   report["config"] = to_json(config);
-  report["model"] = {{"architecture", model.config().architecture}, {"blocks", model.config().layers},
+  report["model"] = {{"architecture", model.config().architecture},
+                     {"blocks", model.config().layers},
                      {"parameters", parameter_count(model.config())}};
   report["results"] = eval.empty() ? Json::object() : evaluate_all(ctx, model, config, specs, store, eval, log, stop);
   times.end("evaluate");

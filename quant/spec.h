@@ -23,8 +23,8 @@ struct LinearSpec {
   ActivationSpec activation;  // equal for all layers of one site
 };
 
-// How the start grid is found: the min-max range, or the clip ratio in [kMinClipRatio, 1] (kClipSteps steps) with the least
-// squared error per group.
+// How the start grid is found: the min-max range, or the clip ratio in [kMinClipRatio, 1] (kClipSteps steps) with the
+// least squared error per group.
 enum class Start { min_max, mse };
 constexpr double kMinClipRatio = 0.3;
 constexpr int kClipSteps = 40;

@@ -1,17 +1,14 @@
 // Drives the built program: exit codes, one line of error, and what goes to which stream.
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "core/files.h"
 #include "cpu/open.h"
+#include "tests/program.h"
 #include "tests/tiny_model.h"
 
 namespace cbq {
@@ -19,43 +16,16 @@ namespace cbq {
 namespace {
 
 struct Finished {
-  int exit_code = -1;  // -1: ended by a signal
+  int exit_code;
   std::string out, err;
 };
-
-enum class StandardOutput { file, full_disk, closed, pipe_without_reader };
-
-void redirect(int fd, const std::string& path, int flags) {
-  const int file = open(path.c_str(), flags, 0600);
-  if (file < 0 || dup2(file, fd) < 0) _exit(126);
-}
 
 class Cli : public testing::Test {
  protected:
   Finished run(const std::vector<std::string>& arguments, StandardOutput output = StandardOutput::file) {
-    write_file(folder_ / "out", "");
-    std::array<int, 2> ends{};
-    require(pipe(ends.data()) == 0, "pipe");
-    close(ends[0]);  // nobody reads
-    const pid_t child = fork();
-    if (child == 0) {
-      const int create = O_WRONLY | O_CREAT | O_TRUNC;
-      redirect(STDERR_FILENO, folder_ / "err", create);
-      redirect(STDOUT_FILENO, output == StandardOutput::full_disk ? "/dev/full" : std::string(folder_ / "out"), create);
-      if (output == StandardOutput::closed) close(STDOUT_FILENO);
-      if (output == StandardOutput::pipe_without_reader) dup2(ends[1], STDOUT_FILENO);
-      std::vector<std::string> words = arguments;
-      words.insert(words.begin(), CBQ_PROGRAM);
-      std::vector<char*> argv;
-      for (std::string& word : words) argv.push_back(word.data());
-      argv.push_back(nullptr);
-      execv(CBQ_PROGRAM, argv.data());
-      _exit(127);
-    }
-    close(ends[1]);
-    int status = 0;
-    require(waitpid(child, &status, 0) == child, "waitpid");
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(folder_ / "out"), read_file(folder_ / "err")};
+    const Program program(folder_.path(), arguments, output);
+    const int exit_code = program.wait();
+    return {exit_code, program.out(), program.err()};
   }
 
   // The one line on standard error, checked to be one, without "cbq: error: ".

@@ -55,20 +55,25 @@ TEST_F(Cuda, MatmulAgreesWithTheCpu) {
     for (const Trans ta : {Trans::no, Trans::yes})
       for (const Trans tb : {Trans::no, Trans::yes})
         for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{32, 64, 128}, {256, 384, 1024}, {8, 16, 24}}) {
-          const Shape sa = ta == Trans::no ? Shape{m, k} : Shape{k, m}, sb = tb == Trans::no ? Shape{k, n} : Shape{n, k};
+          const Shape sa = ta == Trans::no ? Shape{m, k} : Shape{k, m},
+                      sb = tb == Trans::no ? Shape{k, n} : Shape{n, k};
           const auto a = randn(m * k, 1), b = randn(k * n, 2), bias = randn(n, 3), start = randn(m * n, 4);
           const auto run = [&](Context& ctx, DType compute, Write write) {
             // Both sides start from inputs rounded to `dtype`, so that only the product's own error counts.
-            const auto make = [&](Shape s, const std::vector<float>& v) { return convert(ctx, from_host<float>(ctx, s, dtype, v), compute); };
+            const auto make = [&](Shape s, const std::vector<float>& v) {
+              return convert(ctx, from_host<float>(ctx, s, dtype, v), compute);
+            };
             const Tensor y = make({m, n}, start), bias_or_none = write == Write::set ? make({n}, bias) : Tensor();
             ctx.kernels->matmul(ctx, y, make(sa, a), ta, make(sb, b), tb, bias_or_none, write);
             return y;
           };
           for (const Write write : {Write::set, Write::add}) {
             const auto expected = to_host<double>(*cpu, run(*cpu, DType::f64, write));
-            const auto first = to_host<float>(*gpu, run(*gpu, dtype, write)), second = to_host<float>(*gpu, run(*gpu, dtype, write));
+            const auto first = to_host<float>(*gpu, run(*gpu, dtype, write)),
+                       second = to_host<float>(*gpu, run(*gpu, dtype, write));
             const double error = relative_error(std::vector<double>(first.begin(), first.end()), expected);
-            EXPECT_TRUE(error <= (dtype == DType::f32 ? 1e-6 : 3e-3)) << error << " " << dtype << " " << m << " " << n << " " << k;
+            EXPECT_TRUE(error <= (dtype == DType::f32 ? 1e-6 : 3e-3))
+                << error << " " << dtype << " " << m << " " << n << " " << k;
             EXPECT_EQ(first, second) << "two runs differ";
           }
         }
@@ -82,7 +87,8 @@ TEST_F(Cuda, CountsItsMemory) {
   }
   EXPECT_EQ(gpu->allocator->bytes_in_use(), before);
   EXPECT_THROW(Tensor(*gpu, {1 << 20, 1 << 20, 4}, DType::f32), Error);  // 16 TiB
-  EXPECT_EQ(to_host<float>(*gpu, full(*gpu, {3}, DType::f32, 1)), std::vector<float>(3, 1.0f)) << "unusable after a failed allocation";
+  EXPECT_EQ(to_host<float>(*gpu, full(*gpu, {3}, DType::f32, 1)), std::vector<float>(3, 1.0f))
+      << "unusable after a failed allocation";
 }
 
 }  // namespace

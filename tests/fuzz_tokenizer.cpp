@@ -7,7 +7,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/json.h"
-#include "models/tokenizer_kinds.h"
+#include "models/tokenizer/kinds.h"
 #include "tests/mutate.h"
 
 namespace cbq {

@@ -28,8 +28,8 @@ TEST(DetectOutliers, WorkedExample) {
 }
 
 TEST(DetectOutliers, VarianceOfTheReservedCounts) {
-  // Candidates 20, 30, 31, 44. paper: gaps squared 12^2, 10^2, 1, 13^2 less Var{20}=0, Var{20,30}=25, Var{20,30,31}=24.7:
-  // 144, 100, -24, 144.3. With lambda2 = 2 the last falls to 119.7 and split 0 wins.
+  // Candidates 20, 30, 31, 44. paper: gaps squared 12^2, 10^2, 1, 13^2 less Var{20}=0, Var{20,30}=25,
+  // Var{20,30,31}=24.7: 144, 100, -24, 144.3. With lambda2 = 2 the last falls to 119.7 and split 0 wins.
   std::vector<float> values;
   for (int i = 0; i < 100; ++i) values.push_back(float(8.0 * i / 99));
   values.insert(values.end(), {20, 30, 31, 44});
@@ -113,7 +113,8 @@ TEST(ApplyCfp, FoldingPreservesTheFunction) {
       DenseBlock block(config, folded);
       const auto y = to_host<double>(*ctx, block_forward(*ctx, config, block, x, sequence).value);
       for (std::size_t i = 0; i < y.size(); ++i)
-        ASSERT_TRUE(std::abs(y[i] - expected[i]) <= 1e-6 * (1 + std::abs(expected[i]))) << "site " << site << ": " << y[i] << " " << expected[i];
+        ASSERT_TRUE(std::abs(y[i] - expected[i]) <= 1e-6 * (1 + std::abs(expected[i])))
+            << "site " << site << ": " << y[i] << " " << expected[i];
       EXPECT_NE(to_host<double>(*ctx, folded[linear_roles(family, Site(site))[0]].weight.value),
                 to_host<double>(*ctx, weights[linear_roles(family, Site(site))[0]].weight.value));
     }

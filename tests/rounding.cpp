@@ -11,7 +11,7 @@
 namespace cbq {
 namespace {
 
-constexpr RoundingKind kKinds[] = {RoundingKind::nearest, RoundingKind::lora,  RoundingKind::lora_ste,
+constexpr RoundingKind kKinds[] = {RoundingKind::nearest, RoundingKind::lora, RoundingKind::lora_ste,
                                    RoundingKind::dense,   RoundingKind::sign, RoundingKind::weights};
 
 class Rounding : public testing::Test {
@@ -34,11 +34,13 @@ TEST_F(Rounding, EveryKindStartsAtRoundToNearest) {
     for (const std::int64_t group : {std::int64_t{-1}, std::int64_t{16}})
       for (const Symmetry symmetry : {Symmetry::asymmetric, Symmetry::symmetric}) {
         const WeightSpec spec{bits, group, symmetry};
-        const auto nearest = to_host<std::uint8_t>(*ctx, make(RoundingKind::nearest, spec).harden(*ctx, DType::f16).codes);
+        const auto nearest =
+            to_host<std::uint8_t>(*ctx, make(RoundingKind::nearest, spec).harden(*ctx, DType::f16).codes);
         for (const RoundingKind kind : kKinds) {
           const WeightRounding rounding = make(kind, spec);
-          EXPECT_EQ(to_host<std::uint8_t>(*ctx, rounding.harden(*ctx, DType::f16).codes), nearest) << int(kind) << " " << bits;
-              EXPECT_EQ(rounding.moved_share(*ctx), 0) << int(kind) << " " << bits << " " << group << " " << int(symmetry);
+          EXPECT_EQ(to_host<std::uint8_t>(*ctx, rounding.harden(*ctx, DType::f16).codes), nearest)
+              << int(kind) << " " << bits;
+          EXPECT_EQ(rounding.moved_share(*ctx), 0) << int(kind) << " " << bits << " " << group << " " << int(symmetry);
         }
       }
 }
@@ -46,13 +48,15 @@ TEST_F(Rounding, EveryKindStartsAtRoundToNearest) {
 TEST_F(Rounding, SoftKindsStartAtTheWeightsThemselves) {
   const WeightSpec spec{4, -1, Symmetry::asymmetric};
   Rng rng(1);
-  for (const RoundingKind kind : {RoundingKind::lora, RoundingKind::dense}) {
-    const WeightRounding rounding(*ctx, weight(), spec, {.kind = kind, .start = Start::min_max}, rng);  // nothing is clipped
-    const auto soft = to_host<float>(*ctx, ops::quantise_weight(*ctx, rounding.vars(*ctx, nullptr, Hardness::soft)).value);
+  for (const RoundingKind kind : {RoundingKind::lora, RoundingKind::dense}) {  // from min_max nothing is clipped
+    const WeightRounding rounding(*ctx, weight(), spec, {.kind = kind, .start = Start::min_max}, rng);
+    const auto soft =
+        to_host<float>(*ctx, ops::quantise_weight(*ctx, rounding.vars(*ctx, nullptr, Hardness::soft)).value);
     const auto w = to_host<float>(*ctx, weight());
     const auto scale = to_host<float>(*ctx, rounding.harden(*ctx, DType::f32).scale);
     for (std::size_t i = 0; i < w.size(); ++i)
-      ASSERT_TRUE(std::abs(soft[i] - w[i]) <= 0.51f * scale[i / 64]) << i;  // the zero point rounds the ends of the range
+      ASSERT_TRUE(std::abs(soft[i] - w[i]) <= 0.51f * scale[i / 64])
+          << i;  // the zero point rounds the ends of the range
     double off = 0;
     for (std::size_t i = 0; i < w.size(); ++i) off += std::abs(soft[i] - w[i]) > 1e-4f * scale[i / 64];
     EXPECT_LT(off / double(w.size()), 0.05);
@@ -62,8 +66,10 @@ TEST_F(Rounding, SoftKindsStartAtTheWeightsThemselves) {
 TEST_F(Rounding, HardensToWhatTheHardForwardComputes) {
   for (const RoundingKind kind : kKinds) {
     const WeightRounding rounding = make(kind, {3, 32, Symmetry::asymmetric});
-    const auto forward = to_host<float>(*ctx, ops::quantise_weight(*ctx, rounding.vars(*ctx, nullptr, Hardness::hard)).value);
-    EXPECT_EQ(to_host<float>(*ctx, dequantise(*ctx, rounding.harden(*ctx, DType::f32), DType::f32)), forward) << int(kind);
+    const auto forward =
+        to_host<float>(*ctx, ops::quantise_weight(*ctx, rounding.vars(*ctx, nullptr, Hardness::hard)).value);
+    EXPECT_EQ(to_host<float>(*ctx, dequantise(*ctx, rounding.harden(*ctx, DType::f32), DType::f32)), forward)
+        << int(kind);
   }
 }
 

@@ -54,8 +54,8 @@ class Run : public testing::Test {
   std::map<std::string, std::string> results(const std::string& output) {
     std::map<std::string, std::string> files;
     for (const auto& entry : fs::directory_iterator(folder_ / output))
-      if (const std::string name = entry.path().filename(); entry.is_regular_file() && name != "report.json" &&
-                                                            name != "metrics.jsonl" && name != "run_config.json")
+      if (const std::string name = entry.path().filename();
+          entry.is_regular_file() && name != "report.json" && name != "metrics.jsonl" && name != "run_config.json")
         files[name] = read_file(entry.path());
     return files;
   }
@@ -63,12 +63,13 @@ class Run : public testing::Test {
 };
 
 TEST_F(Run, WritesWhatItPrints) {
-  const Json report = run("out", {"wbits=2", "abits=8", "nsamples=64", "seqlen=128", "batch_size=4", "eval.seqlen=128", "eval.windows=48"});
+  const Json report = run(
+      "out", {"wbits=2", "abits=8", "nsamples=64", "seqlen=128", "batch_size=4", "eval.seqlen=128", "eval.windows=48"});
   const Json& results = report["results"];
   EXPECT_GT(results["nearest"]["kl"], results["quantised"]["kl"]);
   EXPECT_EQ(results["full_precision"]["kl"], 0);
-  const Program eval(folder_.path(), {"eval", folder_ / "out", "--data", "examples/tiny-llama/eval.jsonl", "--seqlen", "128",
-                                      "--windows", "48", "--reference", "examples/tiny-llama/model", "--json"});
+  const Program eval(folder_.path(), {"eval", folder_ / "out", "--data", "examples/tiny-llama/eval.jsonl", "--seqlen",
+                                      "128", "--windows", "48", "--reference", "examples/tiny-llama/model", "--json"});
   ASSERT_EQ(eval.wait(), 0) << eval.err();
   const Json measured = Json::parse(eval.out());
   EXPECT_EQ(measured["perplexity"], results["quantised"]["perplexity"]);
@@ -124,7 +125,8 @@ TEST_F(Run, EveryMethodAndKindRunsThrough) {
 }
 
 TEST_F(Run, AKilledRunGoesOnToTheSameBytes) {
-  const std::vector<std::string> settings{"nsamples=24", "epochs=2", "homologous=true", "cfp=paper", "abits=8", "rounding=lora"};
+  const std::vector<std::string> settings{"nsamples=24", "epochs=2", "homologous=true",
+                                          "cfp=paper",   "abits=8",  "rounding=lora"};
   const auto start = std::chrono::steady_clock::now();
   run("whole", settings);
   const auto whole = std::chrono::steady_clock::now() - start;
@@ -134,8 +136,10 @@ TEST_F(Run, AKilledRunGoesOnToTheSameBytes) {
     const Program program(folder_.path(), arguments("killed", settings));
     std::this_thread::sleep_for(whole * (0.1 + 0.8 * rng.uniform()));
     program.send(SIGKILL);
-    if (program.wait() == 0) fs::remove_all(folder_ / "killed");  // it was faster: start over
-    else ++killed;
+    if (program.wait() == 0)
+      fs::remove_all(folder_ / "killed");  // it was faster: start over
+    else
+      ++killed;
   }
   EXPECT_EQ(killed, 5);
   run("killed", settings);

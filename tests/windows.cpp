@@ -9,7 +9,8 @@ namespace {
 
 using List = std::vector<std::array<std::int64_t, 3>>;  // begin, end, next
 
-List schedule(std::int64_t layers, std::int64_t window, std::int64_t overlap, WindowSchedule kind = WindowSchedule::fixed) {
+List schedule(std::int64_t layers, std::int64_t window, std::int64_t overlap,
+              WindowSchedule kind = WindowSchedule::fixed) {
   List list;
   for (const Window& w : window_schedule(layers, window, overlap, kind)) list.push_back({w.begin, w.end, w.next});
   return list;
@@ -54,7 +55,8 @@ TEST(WindowSchedule, EveryBlockIsFinishedOnce) {
 TEST(Annealing, Phases) {
   RunConfig config;
   config.rounding = RoundingKind::lora;
-  config.anneal_start = 0.2, config.hard_fraction = 0.1, config.beta_start = 20, config.beta_end = 2, config.lambda_com = 0.5;
+  config.anneal_start = 0.2, config.hard_fraction = 0.1, config.beta_start = 20, config.beta_end = 2,
+  config.lambda_com = 0.5;
   EXPECT_EQ(annealing_at(config, 0, 100).hardness, Hardness::soft);
   EXPECT_EQ(annealing_at(config, 19, 100).lambda, 0);
   EXPECT_EQ(annealing_at(config, 20, 100).lambda, 0.5);

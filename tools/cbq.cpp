@@ -1,12 +1,11 @@
 // The command line of `cbq`. Exit codes: 0 done, 1 the work failed, 2 the input is at fault.
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <cstdlib>
 #include <iostream>
 #include <new>
 
 #include "core/json.h"
+#include "cpu/libraries.h"
 #include "quant/config_keys.h"
 #include "tools/commands.h"
 #include "tools/output.h"
@@ -190,18 +189,10 @@ int run_command_line(int argc, char** argv) {
   return 0;
 }
 
-// Threads that wait for each other in a spin loop lose most of their time as soon as another program wants a core: a run on
-// two cores took 62 s instead of 5 s beside one busy process. The OpenMP library reads how to wait before main begins, so
-// the program starts itself once more with the setting. A setting of the user's own is left alone.
-void wait_without_spinning(char** argv) {
-  if (std::getenv("OMP_WAIT_POLICY")) return;
-  if (setenv("OMP_WAIT_POLICY", "passive", 1) == 0) execv("/proc/self/exe", argv);  // returns only if it fails
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  wait_without_spinning(argv);
+  cpu::prepare_libraries(argv);
   prepare_standard_streams();
   try {
     return run_command_line(argc, argv);

@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "core/error.h"
-#include "models/tokenizer_kinds.h"
+#include "models/tokenizer/kinds.h"
 
 namespace {
 

@@ -1,11 +1,11 @@
-#include "models/tokenizer_bpe.h"
+#include "models/tokenizer/bpe.h"
 
 #include <algorithm>
 #include <queue>
 
 #include "core/error.h"
 #include "core/json.h"
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/utf8.h"
 
 namespace cbq::tokenization {
 namespace {

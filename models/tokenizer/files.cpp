@@ -1,4 +1,4 @@
-#include "models/tokenizer_files.h"
+#include "models/tokenizer/files.h"
 
 #include <charconv>
 #include <limits>

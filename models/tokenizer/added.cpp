@@ -1,8 +1,8 @@
-#include "models/tokenizer_added.h"
+#include "models/tokenizer/added.h"
 
 #include <utility>
 
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/utf8.h"
 
 namespace cbq::tokenization {
 namespace {

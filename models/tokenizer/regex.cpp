@@ -1,4 +1,4 @@
-#include "models/tokenizer_regex.h"
+#include "models/tokenizer/regex.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/utf8.h"
 
 namespace cbq::tokenization {
 namespace {

@@ -1,14 +1,14 @@
 // What the three kinds of steps share, and the normalisers.
-#include "models/tokenizer_steps.h"
+#include "models/tokenizer/steps.h"
 
 #include <map>
 #include <utility>
 
 #include "core/error.h"
 #include "core/json.h"
-#include "models/tokenizer_files.h"
-#include "models/tokenizer_regex.h"
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/files.h"
+#include "models/tokenizer/regex.h"
+#include "models/tokenizer/utf8.h"
 
 namespace cbq::tokenization {
 namespace {

@@ -8,8 +8,8 @@
 #include <string>
 #include <string_view>
 
-#include "models/tokenizer.h"
-#include "models/tokenizer_files.h"
+#include "models/tokenizer/files.h"
+#include "models/tokenizer/tokenizer.h"
 
 namespace cbq::tokenization {
 

@@ -3,8 +3,8 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "models/tokenizer_kinds.h"
-#include "models/tokenizer_pipeline.h"
+#include "models/tokenizer/kinds.h"
+#include "models/tokenizer/pipeline.h"
 
 namespace cbq::tokenization {
 namespace {

@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "models/tokenizer_files.h"
+#include "models/tokenizer/files.h"
 
 namespace cbq::tokenization {
 

@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "models/tokenizer.h"
-#include "models/tokenizer_added.h"
-#include "models/tokenizer_bpe.h"
-#include "models/tokenizer_steps.h"
+#include "models/tokenizer/added.h"
+#include "models/tokenizer/bpe.h"
+#include "models/tokenizer/steps.h"
+#include "models/tokenizer/tokenizer.h"
 
 namespace cbq::tokenization {
 

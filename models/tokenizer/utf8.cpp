@@ -1,4 +1,4 @@
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/utf8.h"
 
 #include <utf8proc.h>
 

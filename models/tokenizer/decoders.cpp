@@ -6,10 +6,10 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "models/tokenizer_byte_level.h"
-#include "models/tokenizer_files.h"
-#include "models/tokenizer_steps.h"
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/byte_level.h"
+#include "models/tokenizer/files.h"
+#include "models/tokenizer/steps.h"
+#include "models/tokenizer/utf8.h"
 
 namespace cbq::tokenization {
 namespace {

@@ -1,10 +1,10 @@
-#include "models/tokenizer_pipeline.h"
+#include "models/tokenizer/pipeline.h"
 
 #include <unordered_map>
 #include <utility>
 
 #include "core/error.h"
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/utf8.h"
 
 namespace cbq::tokenization {
 namespace {

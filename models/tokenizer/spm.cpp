@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "core/error.h"
-#include "models/tokenizer_kinds.h"
-#include "models/tokenizer_spm_check.h"
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/kinds.h"
+#include "models/tokenizer/spm_check.h"
+#include "models/tokenizer/utf8.h"
 
 namespace cbq::tokenization {
 namespace {

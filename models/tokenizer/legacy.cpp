@@ -4,9 +4,9 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "models/tokenizer_kinds.h"
-#include "models/tokenizer_pipeline.h"
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/kinds.h"
+#include "models/tokenizer/pipeline.h"
+#include "models/tokenizer/utf8.h"
 
 namespace cbq::tokenization {
 namespace {

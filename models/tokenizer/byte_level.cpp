@@ -1,8 +1,8 @@
-#include "models/tokenizer_byte_level.h"
+#include "models/tokenizer/byte_level.h"
 
 #include <array>
 
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/utf8.h"
 
 namespace cbq::tokenization {
 namespace {

@@ -1,4 +1,4 @@
-#include "models/tokenizer_spm_check.h"
+#include "models/tokenizer/spm_check.h"
 
 #include <bit>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <unordered_set>
 
 #include "core/error.h"
-#include "models/tokenizer_utf8.h"
+#include "models/tokenizer/utf8.h"
 
 namespace cbq::tokenization {
 namespace {

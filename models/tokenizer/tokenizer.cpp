@@ -1,9 +1,9 @@
-#include "models/tokenizer.h"
+#include "models/tokenizer/tokenizer.h"
 
 #include "core/error.h"
 #include "core/files.h"
 #include "core/json.h"
-#include "models/tokenizer_kinds.h"
+#include "models/tokenizer/kinds.h"
 
 namespace cbq {
 namespace tokenization {
