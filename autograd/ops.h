@@ -21,6 +21,8 @@ Var scale(Context& ctx, const Var& x, double alpha);
 Var scaled_exp(Context& ctx, const Tensor& base, const Var& x);
 // Mean of all elements, shape (1). Saves x's shape.
 Var mean(Context& ctx, const Var& x);
+// Same elements in another float type; the gradient is rounded back. x itself where the types are equal.
+Var cast(Context& ctx, const Var& x, DType dtype);
 // Same elements, another shape; shares bytes.
 Var reshape(Context& ctx, const Var& x, Shape shape);
 

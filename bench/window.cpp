@@ -1,60 +1,98 @@
-// A training step on a two-block window, and an evaluation forward, beside the time of their matrix products alone.
+// A training step on a two-block window beside its matrix products alone, at the shapes of real models with random
+// weights: llama-24m on the CPU, LLaMA-7B to 65B and LLaMA-2-70B on a GPU.
 //
-// Weights are random at llama-24m's shapes (d 384, 6 heads, ffn 1024, vocabulary 4096, T = 1024). The products are
-// those of the linear layers, and of attention with half of its keys, as the causal mask leaves them, each as one call
-// for whole matrices. The counter `ratio` is step time over the time of all products, `ratio_to_linear` over those of
-// the linear layers: medians of alternating repeats in one run, so that a noisy machine hits all of them.
+// The products are those of the linear layers, and on the CPU those of attention too, with half of its keys, as the
+// causal mask leaves them, each as one call for whole matrices. Times are medians of alternating repeats in one run, so
+// that a noisy machine hits all of them. Counters:
+//   step_ms, linear_ms, attention_ms   a step; its products
+//   ratio, ratio_to_linear             the step over all its products, over those of the linear layers
+//   tflops, gemm_tflops, share         of a step; of the linear layers' products; the first over the second
+//   peak_bytes                         of device memory
+//   model_minutes_extrapolated         79 such windows of 65B, say, at 128 samples and 3 epochs, with both streams
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 
 #include "core/kernels.h"
 #include "core/rng.h"
 #include "cpu/libraries.h"
 #include "cpu/open.h"
+#include "cuda/open.h"
 #include "models/model.h"
 #include "quant/objective.h"
 
 namespace cbq {
 namespace {
 
-constexpr std::int64_t kTokens = 1024;
+constexpr std::int64_t kWindow = 2, kSamples = 128, kEpochs = 3;  // of the method's protocol
 
-ModelConfig shapes() {
+struct Shapes {
+  const char* name;
+  std::int64_t hidden, ffn, heads, kv_heads, head_dim, layers, tokens;
+};
+constexpr Shapes k24M{"llama-24m", 384, 1024, 6, 6, 64, 12, 1024};
+constexpr Shapes kLarge[] = {{"LLaMA-7B", 4096, 11008, 32, 32, 128, 32, 2048},
+                             {"LLaMA-13B", 5120, 13824, 40, 40, 128, 40, 2048},
+                             {"LLaMA-30B", 6656, 17920, 52, 52, 128, 60, 2048},
+                             {"LLaMA-65B", 8192, 22016, 64, 64, 128, 80, 2048},
+                             {"LLaMA-2-70B", 8192, 28672, 64, 8, 128, 80, 2048}};
+
+struct Setup {
+  Context& ctx;
+  Shapes shapes;
+  DType compute;
+};
+
+ModelConfig config_of(const Shapes& s) {
   ModelConfig c{};
   c.family = Family::llama;
-  c.layers = 2, c.hidden = 384, c.ffn = 1024, c.heads = 6, c.kv_heads = 6, c.head_dim = 64, c.vocab = 4096;
-  c.max_positions = 2048;
+  c.layers = s.layers, c.hidden = s.hidden, c.ffn = s.ffn, c.heads = s.heads, c.kv_heads = s.kv_heads;
+  c.head_dim = s.head_dim, c.vocab = 4096, c.max_positions = s.tokens;
   c.norm_eps = 1e-5;
   c.activation = Activation::silu;
   c.dtype = DType::f16;
   return c;
 }
 
-Tensor randn(Context& ctx, Shape shape, double scale) {
-  static Rng rng(1);
+// Normal values, repeated from a pool whose odd length makes all rows differ.
+Tensor randn(const Setup& setup, Shape shape, double scale) {
+  constexpr std::int64_t kPool = (1 << 20) + 1;
+  static const std::vector<float> pool = [] {
+    Rng rng(1);
+    std::vector<float> values(kPool);
+    for (float& v : values) v = float(rng.normal());
+    return values;
+  }();
   std::vector<float> values(static_cast<std::size_t>(shape.count()));
-  for (float& v : values) v = float(scale * rng.normal());
-  return from_host<float>(ctx, shape, DType::f32, values);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = float(scale) * pool[i % kPool];
+  const Tensor x = from_host<float>(setup.ctx, shape, DType::f32, values);
+  return setup.compute == DType::f32 ? x : convert(setup.ctx, x, setup.compute);
 }
 
-BlockWeights weights(Context& ctx, const ModelConfig& config) {
+BlockWeights weights(const Setup& setup, const ModelConfig& config) {
   BlockWeights w;
   for (const LinearRole role : linear_roles(config.family))
-    w[role].weight = randn(ctx, weight_shape(config, role), 0.05);
-  w.attention_norm.weight = full(ctx, {config.hidden}, DType::f32, 1);
-  w.mlp_norm.weight = full(ctx, {config.hidden}, DType::f32, 1);
+    w[role].weight = randn(setup, weight_shape(config, role), 0.02);
+  w.attention_norm.weight = full(setup.ctx, {config.hidden}, setup.compute, 1);
+  w.mlp_norm.weight = full(setup.ctx, {config.hidden}, setup.compute, 1);
   return w;
 }
 
-// y = x w^T, and in training dx = dy w and dw = dy^T x.
+// y = x w^T, and in training dx = dy w and dw = dy^T x. Products of equal shapes share their tensors.
 struct Product {
   Tensor x, w, y;
-  void forward(Context& ctx) const { ctx.kernels->matmul(ctx, y, x, Trans::no, w, Trans::yes, View(), Write::set); }
+  std::int64_t times = 1;
+  void forward(Context& ctx) const {
+    for (std::int64_t i = 0; i < times; ++i)
+      ctx.kernels->matmul(ctx, y, x, Trans::no, w, Trans::yes, View(), Write::set);
+  }
   void backward(Context& ctx) const {
-    ctx.kernels->matmul(ctx, x, y, Trans::no, w, Trans::no, View(), Write::set);
-    ctx.kernels->matmul(ctx, w, y, Trans::yes, x, Trans::no, View(), Write::set);
+    for (std::int64_t i = 0; i < times; ++i) {
+      ctx.kernels->matmul(ctx, x, y, Trans::no, w, Trans::no, View(), Write::set);
+      ctx.kernels->matmul(ctx, w, y, Trans::yes, x, Trans::no, View(), Write::set);
+    }
   }
 };
 
@@ -63,32 +101,45 @@ struct Product {
 struct BlockProducts {
   std::vector<Product> linear, attention;
 
-  BlockProducts(Context& ctx, const ModelConfig& config) {
-    const auto product = [&](std::int64_t m, std::int64_t n, std::int64_t k) {
-      return Product{randn(ctx, {m, k}, 1e-3), randn(ctx, {n, k}, 1e-3), randn(ctx, {m, n}, 1e-3)};
+  BlockProducts(const Setup& setup, const ModelConfig& config) {
+    const std::int64_t tokens = setup.shapes.tokens;
+    const auto product = [&](std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t times) {
+      return Product{randn(setup, {m, k}, 1), randn(setup, {n, k}, 1), randn(setup, {m, n}, 1), times};
     };
+    std::map<std::pair<std::int64_t, std::int64_t>, std::int64_t> shapes;
     for (const LinearRole role : linear_roles(config.family)) {
       const Shape w = weight_shape(config, role);
-      linear.push_back(product(kTokens, w[0], w[1]));
+      ++shapes[{w[0], w[1]}];
     }
-    for (std::int64_t head = 0; head < config.heads; ++head) {
-      attention.push_back(product(kTokens, kTokens / 2, config.head_dim));
-      attention.push_back(product(config.head_dim, kTokens, kTokens / 2));
-    }
+    for (const auto& [w, times] : shapes) linear.push_back(product(tokens, w.first, w.second, times));
+    attention.push_back(product(tokens, tokens / 2, config.head_dim, config.heads));
+    attention.push_back(product(config.head_dim, tokens, tokens / 2, config.heads));
   }
   void linear_step(Context& ctx) const {
     for (const Product& p : linear) p.forward(ctx), p.backward(ctx);
   }
   void attention_step(Context& ctx) const {
     for (const Product& p : attention) p.forward(ctx), p.backward(ctx);
-    for (std::size_t head = 0; head < attention.size(); head += 2) attention[head].forward(ctx);
+    attention[0].forward(ctx);
   }
 };
 
+// Floating-point operations of one forward of a block: linear layers, and causal attention.
+struct Flops {
+  double linear, attention;
+};
+Flops forward_flops(const Shapes& s, const ModelConfig& config) {
+  double weights = 0;
+  for (const LinearRole role : linear_roles(config.family)) weights += double(weight_shape(config, role).count());
+  return {2 * weights * double(s.tokens), 2 * double(s.tokens * s.tokens) * double(s.heads * s.head_dim)};
+}
+
 template <class Fn>
-double seconds(const Fn& fn) {
+double seconds(Context& ctx, const Fn& fn) {
+  ctx.synchronize();
   const auto start = std::chrono::steady_clock::now();
   fn();
+  ctx.synchronize();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -97,110 +148,164 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+struct Times {
+  double work, linear, attention;
+};
+
 // Times `work` and its products in turn; the first two rounds warm up.
 template <class Work, class Linear, class Attention>
-void compare(benchmark::State& state, const Work& work, const Linear& linear, const Attention& attention) {
+Times compare(benchmark::State& state, Context& ctx, const Work& work, const Linear& linear,
+              const Attention& attention) {
   std::vector<double> work_s, linear_s, attention_s;
   int round = 0;
   for (auto _ : state) {
-    const double w = seconds(work), l = seconds(linear), a = seconds(attention);
+    const double w = seconds(ctx, work), l = seconds(ctx, linear), a = seconds(ctx, attention);
     state.SetIterationTime(w);
     if (round++ < 2) continue;
     work_s.push_back(w);
     linear_s.push_back(l);
     attention_s.push_back(a);
   }
-  const double work_time = median(work_s), linear_time = median(linear_s), attention_time = median(attention_s);
-  state.counters["step_ms"] = 1e3 * work_time;
-  state.counters["linear_ms"] = 1e3 * linear_time;
-  state.counters["attention_ms"] = 1e3 * attention_time;
-  state.counters["ratio"] = work_time / (linear_time + attention_time);
-  state.counters["ratio_to_linear"] = work_time / linear_time;
+  const Times times{median(work_s), median(linear_s), median(attention_s)};
+  state.counters["step_ms"] = 1e3 * times.work;
+  state.counters["linear_ms"] = 1e3 * times.linear;
+  state.counters["attention_ms"] = 1e3 * times.attention;
+  state.counters["ratio"] = times.work / (times.linear + times.attention);
+  state.counters["ratio_to_linear"] = times.work / times.linear;
+  return times;
 }
 
-void window_step(benchmark::State& state, RoundingKind kind) {
-  const auto ctx = cpu::open();
-  const ModelConfig config = shapes();
-  RunConfig run;
-  run.wbits = 2;
+struct Scheme {
+  int wbits, abits;
+  RoundingKind rounding;
+};
+
+void window_step(benchmark::State& state, const Setup& setup, const Scheme& scheme) {
+  Context& ctx = setup.ctx;
+  const ModelConfig config = config_of(setup.shapes);
+  const RunConfig run;
+  ctx.allocator->reset_peak();
   BlockSpec spec;
-  spec.fill({{2, -1, Symmetry::asymmetric}, {}});
+  spec.fill({{scheme.wbits, -1, Symmetry::asymmetric}, {scheme.abits, Symmetry::symmetric}});
   Rng rng(1);
   std::vector<std::unique_ptr<QuantBlock>> blocks;
-  ParameterGroup group{.parameters = {}, .lr = 1e-3};
-  for (int i = 0; i < 2; ++i) {
-    blocks.push_back(std::make_unique<QuantBlock>(*ctx, config, weights(*ctx, config), spec, ActivationSpec{},
-                                                  RoundingOptions{.kind = kind}, rng));
-    for (Parameter* p : blocks.back()->rounding_parameters()) group.parameters.push_back(p);
-    for (Parameter* p : blocks.back()->scale_parameters()) group.parameters.push_back(p);
+  ParameterGroup group{.parameters = {}, .lr = 1e-4};
+  for (std::int64_t i = 0; i < kWindow; ++i) {
+    blocks.push_back(std::make_unique<QuantBlock>(ctx, config, weights(setup, config), spec, ActivationSpec{},
+                                                  RoundingOptions{.kind = scheme.rounding}, rng));
+    for (const auto& parameters : {blocks.back()->rounding_parameters(), blocks.back()->scale_parameters(),
+                                   blocks.back()->activation_parameters()})
+      group.parameters.insert(group.parameters.end(), parameters.begin(), parameters.end());
   }
-  Optimizer optimizer(*ctx, {group}, 1000000);
-  const Sequence sequence = make_sequence(*ctx, config, 1, 0, kTokens, DType::f32);
-  const Tensor x = randn(*ctx, {kTokens, config.hidden}, 1), target = randn(*ctx, {kTokens, config.hidden}, 1);
-  const BlockProducts products(*ctx, config);
+  Optimizer optimizer(ctx, {group}, 1000000);
+  const std::int64_t tokens = setup.shapes.tokens;
+  const Sequence sequence = make_sequence(ctx, config, 1, 0, tokens, setup.compute);
+  const Tensor x = randn(setup, {tokens, config.hidden}, 1), target = randn(setup, {tokens, config.hidden}, 1);
+  const bool is_annealed_kind = is_annealed(scheme.rounding);
+  const auto step = [&] {
+    Tape tape(ctx);
+    Var y = x;
+    for (const auto& block : blocks) {
+      block->use(&tape, is_annealed_kind ? Hardness::soft : Hardness::hard);
+      y = block_forward(ctx, config, *block, y, sequence);
+    }
+    tape.backward(distance(ctx, run, target, y));
+    optimizer.step();
+  };
+  step();
+  state.counters["peak_bytes"] = double(ctx.allocator->peak_bytes());
+  const BlockProducts products(setup, config);
+  const Times times = compare(
+      state, ctx, step,
+      [&] {
+        for (std::int64_t i = 0; i < kWindow; ++i) products.linear_step(ctx);
+      },
+      [&] {
+        if (ctx.device == Device::cuda) return;  // cuBLASLt is no measure of attention there
+        for (std::int64_t i = 0; i < kWindow; ++i) products.attention_step(ctx);
+      });
+  const Flops flops = forward_flops(setup.shapes, config);
+  const double step_flops = kWindow * (3 * flops.linear + 3.5 * flops.attention);
+  state.counters["tflops"] = 1e-12 * step_flops / times.work;
+  state.counters["gemm_tflops"] = 1e-12 * kWindow * 3 * flops.linear / times.linear;
+  state.counters["share"] = (step_flops / times.work) / (kWindow * 3 * flops.linear / times.linear);
+  const double streams =
+      2 * double(config.layers) * kSamples * times.work * (flops.linear + flops.attention) / step_flops;
+  state.counters["model_minutes_extrapolated"] =
+      (double(config.layers - 1) * double(kSamples * kEpochs) * times.work + streams) / 60;
+}
+
+void evaluation(benchmark::State& state, const Setup& setup) {
+  Context& ctx = setup.ctx;
+  const ModelConfig config = config_of(setup.shapes);
+  DenseBlock block(config, weights(setup, config));
+  const std::int64_t tokens = setup.shapes.tokens;
+  const Sequence sequence = make_sequence(ctx, config, 1, 0, tokens, setup.compute);
+  const Tensor x = randn(setup, {tokens, config.hidden}, 1), head = randn(setup, {config.vocab, config.hidden}, 0.05);
+  const Tensor ids = full(ctx, {tokens}, DType::i32, 7);
+  const BlockProducts products(setup, config);
+  const Product head_product{x, head, Tensor(ctx, {tokens, config.vocab}, setup.compute)};
   compare(
-      state,
+      state, ctx,
       [&] {
-        Tape tape(*ctx);
         Var y = x;
-        for (const auto& block : blocks) {
-          block->use(&tape, Hardness::hard);
-          y = block_forward(*ctx, config, *block, y, sequence);
-        }
-        tape.backward(distance(*ctx, run, target, y));
-        optimizer.step();
+        for (std::int64_t i = 0; i < config.layers; ++i) y = block_forward(ctx, config, block, y, sequence);
+        benchmark::DoNotOptimize(ops::cross_entropy(ctx, ops::linear(ctx, y, head), ids).value.data());
       },
       [&] {
-        for (int i = 0; i < 2; ++i) products.linear_step(*ctx);
+        for (std::int64_t i = 0; i < config.layers; ++i)
+          for (const Product& p : products.linear) p.forward(ctx);
+        head_product.forward(ctx);
       },
       [&] {
-        for (int i = 0; i < 2; ++i) products.attention_step(*ctx);
+        for (std::int64_t i = 0; i < config.layers; ++i)
+          for (const Product& p : products.attention) p.forward(ctx);
       });
 }
 
-void evaluation(benchmark::State& state) {
-  const auto ctx = cpu::open();
-  const ModelConfig config = shapes();
-  DenseBlock block(config, weights(*ctx, config));
-  const Sequence sequence = make_sequence(*ctx, config, 1, 0, kTokens, DType::f32);
-  const Tensor x = randn(*ctx, {kTokens, config.hidden}, 1), head = randn(*ctx, {config.vocab, config.hidden}, 0.05);
-  const Tensor ids = full(*ctx, {kTokens}, DType::i32, 7);
-  const BlockProducts products(*ctx, config);
-  const Product head_product{x, head, Tensor(*ctx, {kTokens, config.vocab}, DType::f32)};
-  constexpr int kBlocks = 12;
-  compare(
-      state,
-      [&] {
-        Var y = x;
-        for (int i = 0; i < kBlocks; ++i) y = block_forward(*ctx, config, block, y, sequence);
-        benchmark::DoNotOptimize(ops::cross_entropy(*ctx, ops::linear(*ctx, y, head), ids).value.data());
-      },
-      [&] {
-        for (int i = 0; i < kBlocks; ++i)
-          for (const Product& p : products.linear) p.forward(*ctx);
-        head_product.forward(*ctx);
-      },
-      [&] {
-        for (int i = 0; i < kBlocks; ++i)
-          for (const Product& p : products.attention) p.forward(*ctx);
-      });
+template <class Fn>
+void add(const std::string& name, const Fn& fn) {
+  benchmark::RegisterBenchmark(name.c_str(), fn)->UseManualTime()->Iterations(12)->Unit(benchmark::kMillisecond);
 }
 
-BENCHMARK_CAPTURE(window_step, lora_ste, RoundingKind::lora_ste)
-    ->UseManualTime()
-    ->Iterations(12)
-    ->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(window_step, weights, RoundingKind::weights)
-    ->UseManualTime()
-    ->Iterations(12)
-    ->Unit(benchmark::kMillisecond);
-BENCHMARK(evaluation)->UseManualTime()->Iterations(12)->Unit(benchmark::kMillisecond);
+void add_cpu(Context& ctx) {
+  const Setup setup{ctx, k24M, DType::f32};
+  for (const auto& [name, kind] : {std::pair{"lora_ste", RoundingKind::lora_ste}, {"weights", RoundingKind::weights}})
+    add(concat("cpu/", k24M.name, "/W2A16/", name), [setup, kind = kind](benchmark::State& state) {
+      window_step(state, setup, {2, 16, kind});
+    });
+  add(concat("cpu/", k24M.name, "/evaluation"), [setup](benchmark::State& state) { evaluation(state, setup); });
+}
+
+void add_gpu(Context& ctx) {
+  const auto add_steps = [&ctx](const Shapes& shapes) {
+    const Setup setup{ctx, shapes, DType::bf16};
+    for (const auto& [name, kind] : {std::pair{"lora_ste", RoundingKind::lora_ste}, {"lora", RoundingKind::lora}})
+      add(concat("gpu/", shapes.name, "/W4A4/", name), [setup, kind = kind](benchmark::State& state) {
+        window_step(state, setup, {4, 4, kind});
+      });
+  };
+  add_steps(k24M);
+  for (const Shapes& shapes : kLarge) add_steps(shapes);
+}
 
 }  // namespace
 }  // namespace cbq
 
 int main(int argc, char** argv) {
-  cbq::cpu::prepare_libraries(argv);
+  using namespace cbq;
+  cpu::prepare_libraries(argv);
+  const std::unique_ptr<Context> host = cpu::open();
+  std::unique_ptr<Context> gpu;
+  try {
+    gpu = cuda::open();
+    add_gpu(*gpu);
+    benchmark::AddCustomContext("gpu", gpu->name);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "no benchmark of a GPU: %s\n", error.what());
+  }
+  add_cpu(*host);
+  benchmark::AddCustomContext("cpu", host->name);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::RunSpecifiedBenchmarks();

@@ -5,6 +5,8 @@
 #include <string>
 
 #include "core/allocator.h"
+#include "core/dtype.h"
+#include "core/error.h"
 
 namespace cbq {
 
@@ -12,22 +14,41 @@ struct Kernels;
 
 enum class Device { cpu, cuda };
 
+// Type of weights and activations in models. automatic: f32 on the CPU, bf16 on a GPU.
+enum class Precision { automatic, f32, bf16 };
+
+// Error{bad_input} for bf16 on the CPU, whose kernels have none.
+inline DType compute_dtype(Precision precision, Device device) {
+  require_input(precision != Precision::bf16 || device == Device::cuda,
+                "precision: bfloat16 needs a GPU; use float32, or \"device\": \"cuda\"");
+  if (precision == Precision::automatic) return device == Device::cuda ? DType::bf16 : DType::f32;
+  return precision == Precision::bf16 ? DType::bf16 : DType::f32;
+}
+
 // Opened by cpu::open() or cuda::open(); a backend derives from it to keep its handles and streams.
 class Context {
  public:
-  Context(Device device_, std::string name_, const Kernels& kernels_, std::shared_ptr<Allocator> allocator_)
-      : device(device_), name(std::move(name_)), kernels(&kernels_), allocator(std::move(allocator_)) {}
+  Context(Device device_, std::string name_, const Kernels& kernels_, std::shared_ptr<Allocator> allocator_,
+          std::shared_ptr<Allocator> host_allocator_)
+      : device(device_),
+        name(std::move(name_)),
+        kernels(&kernels_),
+        allocator(std::move(allocator_)),
+        host_allocator(std::move(host_allocator_)) {}
   virtual ~Context() = default;
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
   // Waits until all queued work is done; an asynchronous fault surfaces here as Error{failure}.
   virtual void synchronize() = 0;
+  // Device memory that allocator can still hand out.
+  virtual std::int64_t bytes_available() const = 0;
 
   const Device device;
   const std::string name;  // such as "CPU, 2 threads" or "NVIDIA H200"
   const Kernels* const kernels;
   const std::shared_ptr<Allocator> allocator;
+  const std::shared_ptr<Allocator> host_allocator;  // host memory that the device copies from at full speed
 };
 
 }  // namespace cbq

@@ -83,4 +83,9 @@ inline std::uint16_t f32_to_bf16(float f) {
   return std::uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+// Of row statistics, losses and learned quantiser parameters beside values of type x: f32 when x is narrower.
+constexpr DType statistics_dtype(DType x) {
+  return x == DType::f64 ? DType::f64 : DType::f32;
+}
+
 }  // namespace cbq

@@ -136,6 +136,24 @@ void MappedFile::release(std::int64_t offset, std::int64_t count) const {
   if (begin < end) madvise(const_cast<std::byte*>(bytes_.data()) + begin, std::size_t(end - begin), MADV_DONTNEED);
 }
 
+ScratchFile::ScratchFile(const std::filesystem::path& folder, std::int64_t bytes) {
+  std::string name = (folder / "scratch-XXXXXX").string();
+  const FileDescriptor fd(mkostemp(name.data(), O_CLOEXEC));
+  if (fd.get() < 0) fail_system(ErrorKind::bad_input, folder, "create a scratch file", errno);
+  unlink(name.c_str());
+  if (bytes == 0) return;
+  // Space is claimed now: writing through a map to a full disk would end the program.
+  if (const int error = posix_fallocate(fd.get(), 0, bytes); error != 0)
+    fail_system(ErrorKind::failure, folder, "claim room for a scratch file", error);
+  void* address = mmap(nullptr, std::size_t(bytes), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  if (address == MAP_FAILED) fail_system(ErrorKind::failure, folder, "map a scratch file", errno);
+  bytes_ = {static_cast<std::byte*>(address), std::size_t(bytes)};
+}
+
+ScratchFile::~ScratchFile() {
+  if (!bytes_.empty()) munmap(bytes_.data(), bytes_.size());
+}
+
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
   std::error_code ignored;
   require_input(path_.has_filename() && !std::filesystem::is_directory(path_, ignored), path_.string(),

@@ -55,6 +55,21 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
+// A file without a name, mapped for reading and writing: memory that the system may move to disk. It vanishes with the
+// process, however that ends.
+class ScratchFile {
+ public:
+  // Errors: bad_input when the folder cannot be written; failure when the disk has no room for `bytes`.
+  ScratchFile(const std::filesystem::path& folder, std::int64_t bytes);
+  ScratchFile(const ScratchFile&) = delete;
+  ScratchFile& operator=(const ScratchFile&) = delete;
+  ~ScratchFile();
+  std::span<std::byte> bytes() const { return bytes_; }
+
+ private:
+  std::span<std::byte> bytes_;
+};
+
 // A file that appears under its name only when it is whole. Bytes go to <path>.tmp-<pid>-<n> beside it; commit() makes
 // them durable and renames. Destroyed without commit(), it removes the temporary file. A killed process leaves it.
 class AtomicFile {

@@ -26,6 +26,9 @@ struct Kernels {
   // Blocking copies between host memory and the device.
   void (*copy_from_host)(Context&, void* device, const void* host, std::int64_t bytes);
   void (*copy_to_host)(Context&, void* host, const void* device, std::int64_t bytes);
+  // Copies in the queue's order between the device and memory of the context's host_allocator; the host does not wait.
+  void (*upload)(Context&, void* device, const void* host, std::int64_t bytes);
+  void (*download)(Context&, void* host, const void* device, std::int64_t bytes);
   // y = x, element by element, between any two float types, or between equal integer types.
   void (*convert)(Context&, View y, View x);
   void (*fill)(Context&, View y, double value);
@@ -45,6 +48,7 @@ struct Kernels {
   void (*argmax_rows)(Context&, View index /*(R) i32*/, View x /*(R,V)*/);                // lowest index among equals
   void (*sort_magnitudes)(Context&, View y /*(n)*/, View x /*n elements*/);               // |x| in ascending order
   void (*count_non_finite)(Context&, View count /*(1) i32*/, View x);  // NaN and infinities, capped at 2^31 - 1
+  void (*count_different)(Context&, View count /*(1) i32*/, View a /*u8*/, View b);  // capped at 2^31 - 1
 
   // ---- matmul
   // y = op(a) op(b) + bias, or y += with Write::add; y (M,N), op(a) (M,K), op(b) (K,N), bias (N) or empty.

@@ -13,6 +13,8 @@ using Fn = std::remove_pointer_t<Pointer>;
 
 Fn<decltype(Kernels::copy_from_host)> copy_from_host;
 Fn<decltype(Kernels::copy_to_host)> copy_to_host;
+Fn<decltype(Kernels::upload)> upload;
+Fn<decltype(Kernels::download)> download;
 Fn<decltype(Kernels::convert)> convert;
 Fn<decltype(Kernels::fill)> fill;
 Fn<decltype(Kernels::add)> add;
@@ -29,6 +31,7 @@ Fn<decltype(Kernels::mean_backward)> mean_backward;
 Fn<decltype(Kernels::argmax_rows)> argmax_rows;
 Fn<decltype(Kernels::sort_magnitudes)> sort_magnitudes;
 Fn<decltype(Kernels::count_non_finite)> count_non_finite;
+Fn<decltype(Kernels::count_different)> count_different;
 Fn<decltype(Kernels::matmul)> matmul;
 Fn<decltype(Kernels::embedding_forward)> embedding_forward;
 Fn<decltype(Kernels::embedding_backward)> embedding_backward;

@@ -58,6 +58,14 @@ void copy_from_host(Context&, void* device, const void* host, std::int64_t bytes
   if (bytes > 0) std::memcpy(device, host, std::size_t(bytes));
 }
 
+void upload(Context& ctx, void* device, const void* host, std::int64_t bytes) {
+  copy_from_host(ctx, device, host, bytes);
+}
+
+void download(Context& ctx, void* host, const void* device, std::int64_t bytes) {
+  copy_to_host(ctx, host, device, bytes);
+}
+
 void copy_to_host(Context&, void* host, const void* device, std::int64_t bytes) {
   if (bytes > 0) std::memcpy(host, device, std::size_t(bytes));
 }

@@ -3,6 +3,10 @@
 #include <cblas.h>
 #include <omp.h>
 
+#include <fstream>
+#include <limits>
+#include <string>
+
 #include "cpu/backend.h"
 
 namespace cbq::cpu {
@@ -11,6 +15,8 @@ namespace {
 const Kernels kKernels = {
     .copy_from_host = copy_from_host,
     .copy_to_host = copy_to_host,
+    .upload = upload,
+    .download = download,
     .convert = convert,
     .fill = fill,
     .add = add,
@@ -27,6 +33,7 @@ const Kernels kKernels = {
     .argmax_rows = argmax_rows,
     .sort_magnitudes = sort_magnitudes,
     .count_non_finite = count_non_finite,
+    .count_different = count_different,
     .matmul = matmul,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,
@@ -66,12 +73,23 @@ const Kernels kKernels = {
     .sign_sgd_step = sign_sgd_step,
 };
 
+// MemAvailable of the system: free memory and what it would give up for a program that asks. No limit where it does not
+// say.
+std::int64_t memory_available() {
+  std::ifstream meminfo("/proc/meminfo");
+  std::string key;
+  for (std::int64_t kib = 0; meminfo >> key >> kib; meminfo.ignore(std::numeric_limits<std::streamsize>::max(), '\n'))
+    if (key == "MemAvailable:") return kib * 1024;
+  return std::numeric_limits<std::int64_t>::max();
+}
+
 class CpuContext final : public Context {
  public:
   CpuContext(int threads, FreshMemory fresh)
       : Context(Device::cpu, concat("CPU, ", threads, threads == 1 ? " thread" : " threads"), kKernels,
-                std::make_shared<HostAllocator>(fresh)) {}
+                std::make_shared<HostAllocator>(fresh), std::make_shared<HostAllocator>(fresh)) {}
   void synchronize() override {}  // kernels return when they are done
+  std::int64_t bytes_available() const override { return memory_available(); }
 };
 
 }  // namespace

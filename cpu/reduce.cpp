@@ -102,6 +102,13 @@ void sort_magnitudes(Context&, View y, View x) {
   });
 }
 
+void count_different(Context&, View count, View a, View b) {
+  const Rows<const std::uint8_t> x = rows<const std::uint8_t>(a), y = rows<const std::uint8_t>(b);
+  const double found =
+      sum_elements(x.rows, x.cols, [&](std::int64_t r, std::int64_t c) { return x(r, c) == y(r, c) ? 0.0 : 1.0; });
+  *elements<std::int32_t>(count) = std::int32_t(std::min(found, double(std::numeric_limits<std::int32_t>::max())));
+}
+
 void count_non_finite(Context&, View count, View x) {
   dispatch_float(x.dtype, "count_non_finite", [&]<class T>() {
     const Rows<const T> from = rows<const T>(x);

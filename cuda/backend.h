@@ -1,6 +1,8 @@
 // The Context of this backend and the kernels it has, with the signatures of core/kernels.h.
 #pragma once
 
+#include <array>
+#include <map>
 #include <type_traits>
 
 #include "core/kernels.h"
@@ -12,18 +14,29 @@ namespace cbq::cuda {
 // Bytes of cuBLASLt's workspace: enough for every split-K algorithm on Hopper, as NVIDIA advises.
 constexpr std::int64_t kWorkspaceBytes = 32 << 20;
 
+// What decides cuBLASLt's choice of an algorithm: types, M, N, K, the row strides of y, a, b, transposes and bias, the
+// alignments of y, a, b.
+using MatmulKey = std::array<std::int64_t, 11>;
+struct MatmulPlan {
+  LtMatmulDesc desc;
+  LtLayout a, b, y;
+  cublasLtMatmulAlgo_t algorithm;
+};
+
 // One compute stream carries all kernels and the memory they use.
 class CudaContext final : public Context {
  public:
-  explicit CudaContext(int device);
+  CudaContext(int device, FreshMemory fresh);
   void synchronize() override { CUDA_CHECK(cudaStreamSynchronize(stream.get())); }
+  std::int64_t bytes_available() const override;
 
   const Stream stream;
   const LtHandle blas;
-  const Storage workspace;  // kWorkspaceBytes, for cuBLASLt
+  const Storage workspace;                       // kWorkspaceBytes, for cuBLASLt
+  std::map<MatmulKey, MatmulPlan> matmul_plans;  // asking cuBLASLt takes longer than a small product
 
  private:
-  CudaContext(int device, Stream made);
+  CudaContext(int device, Stream made, FreshMemory fresh);
 };
 
 inline CudaContext& cuda_context(Context& ctx) {
@@ -35,8 +48,61 @@ using Fn = std::remove_pointer_t<Pointer>;
 
 Fn<decltype(Kernels::copy_from_host)> copy_from_host;
 Fn<decltype(Kernels::copy_to_host)> copy_to_host;
+Fn<decltype(Kernels::upload)> upload;
+Fn<decltype(Kernels::download)> download;
 Fn<decltype(Kernels::convert)> convert;
 Fn<decltype(Kernels::fill)> fill;
+Fn<decltype(Kernels::add)> add;
+Fn<decltype(Kernels::mul)> mul;
+Fn<decltype(Kernels::scale)> scale;
+Fn<decltype(Kernels::scaled_exp)> scaled_exp;
+Fn<decltype(Kernels::clamp)> clamp;
+Fn<decltype(Kernels::scale_rows)> scale_rows;
+Fn<decltype(Kernels::scale_columns)> scale_columns;
+Fn<decltype(Kernels::column_sum)> column_sum;
+Fn<decltype(Kernels::column_range)> column_range;
+Fn<decltype(Kernels::mean_forward)> mean_forward;
+Fn<decltype(Kernels::mean_backward)> mean_backward;
+Fn<decltype(Kernels::argmax_rows)> argmax_rows;
+Fn<decltype(Kernels::sort_magnitudes)> sort_magnitudes;
+Fn<decltype(Kernels::count_non_finite)> count_non_finite;
+Fn<decltype(Kernels::count_different)> count_different;
 Fn<decltype(Kernels::matmul)> matmul;
+Fn<decltype(Kernels::embedding_forward)> embedding_forward;
+Fn<decltype(Kernels::embedding_backward)> embedding_backward;
+Fn<decltype(Kernels::rms_norm_forward)> rms_norm_forward;
+Fn<decltype(Kernels::rms_norm_backward)> rms_norm_backward;
+Fn<decltype(Kernels::layer_norm_forward)> layer_norm_forward;
+Fn<decltype(Kernels::layer_norm_backward)> layer_norm_backward;
+Fn<decltype(Kernels::rope)> rope;
+Fn<decltype(Kernels::attention_forward)> attention_forward;
+Fn<decltype(Kernels::attention_backward)> attention_backward;
+Fn<decltype(Kernels::softmax_forward)> softmax_forward;
+Fn<decltype(Kernels::softmax_backward)> softmax_backward;
+Fn<decltype(Kernels::activation_forward)> activation_forward;
+Fn<decltype(Kernels::activation_backward)> activation_backward;
+Fn<decltype(Kernels::gated_forward)> gated_forward;
+Fn<decltype(Kernels::gated_backward)> gated_backward;
+Fn<decltype(Kernels::fake_quant_forward)> fake_quant_forward;
+Fn<decltype(Kernels::fake_quant_backward)> fake_quant_backward;
+Fn<decltype(Kernels::quantise_weight_forward)> quantise_weight_forward;
+Fn<decltype(Kernels::quantise_weight_backward)> quantise_weight_backward;
+Fn<decltype(Kernels::rounding_regulariser_forward)> rounding_regulariser_forward;
+Fn<decltype(Kernels::rounding_regulariser_backward)> rounding_regulariser_backward;
+Fn<decltype(Kernels::weight_codes)> weight_codes;
+Fn<decltype(Kernels::dequantise_weight)> dequantise_weight;
+Fn<decltype(Kernels::start_grid)> start_grid;
+Fn<decltype(Kernels::clip_grid_forward)> clip_grid_forward;
+Fn<decltype(Kernels::clip_grid_backward)> clip_grid_backward;
+Fn<decltype(Kernels::cholesky_of_inverse)> cholesky_of_inverse;
+Fn<decltype(Kernels::gptq_codes)> gptq_codes;
+Fn<decltype(Kernels::mse_forward)> mse_forward;
+Fn<decltype(Kernels::mse_backward)> mse_backward;
+Fn<decltype(Kernels::kl_forward)> kl_forward;
+Fn<decltype(Kernels::kl_backward)> kl_backward;
+Fn<decltype(Kernels::cross_entropy_forward)> cross_entropy_forward;
+Fn<decltype(Kernels::cross_entropy_backward)> cross_entropy_backward;
+Fn<decltype(Kernels::adamw_step)> adamw_step;
+Fn<decltype(Kernels::sign_sgd_step)> sign_sgd_step;
 
 }  // namespace cbq::cuda

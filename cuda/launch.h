@@ -7,17 +7,29 @@
 
 namespace cbq::cuda {
 
+struct LaunchShape {
+  dim3 blocks, threads;
+  std::size_t shared_bytes = 0;  // dynamic; above 48 KiB the kernel's attribute must have been raised
+};
+
 // With CBQ_SYNC=1 each launch is waited for, so that an asynchronous fault is reported with the kernel's name.
 template <class... Params, class... Args>
-void launch(const char* kernel_name, Context& ctx, dim3 blocks, dim3 threads, void (*kernel)(Params...),
+void launch(const char* kernel_name, Context& ctx, const LaunchShape& shape, void (*kernel)(Params...),
             Args&&... args) {
   static const bool wait = [] {
     const char* value = std::getenv("CBQ_SYNC");
     return value && value[0] == '1';
   }();
-  kernel<<<blocks, threads, 0, cuda_context(ctx).stream.get()>>>(std::forward<Args>(args)...);
+  kernel<<<shape.blocks, shape.threads, shape.shared_bytes, cuda_context(ctx).stream.get()>>>(
+      std::forward<Args>(args)...);
   check(cudaGetLastError(), kernel_name);
   if (wait) check(cudaStreamSynchronize(cuda_context(ctx).stream.get()), kernel_name);
+}
+
+// Blocks of `threads` that give each of `count` elements a thread, at most 65536: kernels walk on from there.
+inline LaunchShape shape_for(std::int64_t count, unsigned threads = 256) {
+  const std::int64_t blocks = (count + threads - 1) / threads;
+  return {unsigned(blocks < 65536 ? blocks : 65536), threads};
 }
 
 }  // namespace cbq::cuda

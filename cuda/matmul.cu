@@ -1,4 +1,5 @@
-// y = op(a) op(b) + bias through cuBLASLt. f32 in true f32 (no tf32), bf16 with f32 accumulation.
+// y = op(a) op(b) + bias through cuBLASLt. f32 in true f32 (no tf32), bf16 with f32 accumulation; y of bf16 operands
+// may be f32.
 //
 // cuBLASLt thinks in columns: a row-major matrix is its transpose to it. So y^T (N,M) = op(b)^T op(a)^T is asked for,
 // with b first, and the bias, one value per column of y, is one per row of y^T, which is what its epilogue adds.
@@ -17,7 +18,7 @@ cudaDataType_t data_type(DType dtype) {
 LtLayout layout(const View& v) {
   cublasLtMatrixLayout_t made = nullptr;
   check(cublasLtMatrixLayoutCreate(&made, data_type(v.dtype), std::uint64_t(v.cols()), std::uint64_t(v.rows()),
-                                   v.row_stride()),
+                                   std::max(v.row_stride(), v.cols())),
         "cublasLtMatrixLayoutCreate");
   return LtLayout(made);
 }
@@ -25,6 +26,12 @@ LtLayout layout(const View& v) {
 template <class T>
 void set(const LtMatmulDesc& desc, cublasLtMatmulDescAttributes_t attribute, const T& value) {
   check(cublasLtMatmulDescSetAttribute(desc.get(), attribute, &value, sizeof(value)), "cublasLtMatmulDescSetAttribute");
+}
+
+template <class T>
+void set(const LtPreference& preference, cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
+  check(cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)),
+        "cublasLtMatmulPreferenceSetAttribute");
 }
 
 LtMatmulDesc description(Trans trans_a, Trans trans_b, const View& bias) {
@@ -41,31 +48,64 @@ LtMatmulDesc description(Trans trans_a, Trans trans_b, const View& bias) {
   return desc;
 }
 
-}  // namespace
+// The largest power of two up to 256 that divides an address: what an algorithm may rely on.
+std::uint32_t alignment(const View& v) {
+  const auto address = reinterpret_cast<std::uintptr_t>(v.data);
+  std::uint32_t bytes = 256;
+  while (address % bytes != 0) bytes /= 2;
+  return bytes;
+}
 
-void matmul(Context& ctx, View y, View a, Trans trans_a, View b, Trans trans_b, View bias, Write write) {
-  CudaContext& cuda = cuda_context(ctx);
-  const LtMatmulDesc desc = description(trans_a, trans_b, bias);
-  const LtLayout layout_a = layout(a), layout_b = layout(b), layout_y = layout(y);
+MatmulKey key_of(const View& y, const View& a, Trans trans_a, const View& b, Trans trans_b, const View& bias) {
+  return {std::int64_t(y.dtype) * 16 + std::int64_t(a.dtype),
+          y.rows(),
+          y.cols(),
+          trans_a == Trans::no ? a.cols() : a.rows(),
+          y.row_stride(),
+          a.row_stride(),
+          b.row_stride(),
+          std::int64_t(trans_a == Trans::yes) * 4 + std::int64_t(trans_b == Trans::yes) * 2 + std::int64_t(bool(bias)),
+          std::int64_t(alignment(y)),
+          std::int64_t(alignment(a)),
+          std::int64_t(alignment(b))};
+}
 
+MatmulPlan make_plan(CudaContext& cuda, const View& y, const View& a, Trans trans_a, const View& b, Trans trans_b,
+                     const View& bias) {
+  MatmulPlan plan{description(trans_a, trans_b, bias), layout(a), layout(b), layout(y), {}};
   cublasLtMatmulPreference_t made = nullptr;
   check(cublasLtMatmulPreferenceCreate(&made), "cublasLtMatmulPreferenceCreate");
   const LtPreference preference(made);
-  const std::size_t workspace_bytes = std::size_t(cuda.workspace.bytes());
-  check(cublasLtMatmulPreferenceSetAttribute(preference.get(), CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                             &workspace_bytes, sizeof(workspace_bytes)),
-        "cublasLtMatmulPreferenceSetAttribute");
+  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::size_t(cuda.workspace.bytes()));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(b));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(a));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(y));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(y));
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
-  check(cublasLtMatmulAlgoGetHeuristic(cuda.blas.get(), desc.get(), layout_b.get(), layout_a.get(), layout_y.get(),
-                                       layout_y.get(), preference.get(), 1, &best, &found),
+  check(cublasLtMatmulAlgoGetHeuristic(cuda.blas.get(), plan.desc.get(), plan.b.get(), plan.a.get(), plan.y.get(),
+                                       plan.y.get(), preference.get(), 1, &best, &found),
         "cublasLtMatmulAlgoGetHeuristic");
   require(found == 1, "matmul: cuBLASLt has no algorithm for ", a.shape, " x ", b.shape, " ", a.dtype);
+  plan.algorithm = best.algo;
+  return plan;
+}
 
+}  // namespace
+
+void matmul(Context& ctx, View y, View a, Trans trans_a, View b, Trans trans_b, View bias, Write write) {
+  if (y.count() == 0) return;
+  CudaContext& cuda = cuda_context(ctx);
+  const MatmulKey key = key_of(y, a, trans_a, b, trans_b, bias);
+  auto found = cuda.matmul_plans.find(key);
+  if (found == cuda.matmul_plans.end())
+    found = cuda.matmul_plans.emplace(key, make_plan(cuda, y, a, trans_a, b, trans_b, bias)).first;
+  const MatmulPlan& plan = found->second;
+  if (bias) set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.data);
   const float alpha = 1, beta = write == Write::add ? 1.0f : 0.0f;
-  check(cublasLtMatmul(cuda.blas.get(), desc.get(), &alpha, b.data, layout_b.get(), a.data, layout_a.get(), &beta,
-                       y.data, layout_y.get(), y.data, layout_y.get(), &best.algo, cuda.workspace.data(),
-                       workspace_bytes, cuda.stream.get()),
+  check(cublasLtMatmul(cuda.blas.get(), plan.desc.get(), &alpha, b.data, plan.b.get(), a.data, plan.a.get(), &beta,
+                       y.data, plan.y.get(), y.data, plan.y.get(), &plan.algorithm, cuda.workspace.data(),
+                       std::size_t(cuda.workspace.bytes()), cuda.stream.get()),
         "cublasLtMatmul");
 }
 

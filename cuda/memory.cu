@@ -7,8 +7,6 @@
 namespace cbq::cuda {
 namespace {
 
-constexpr unsigned kThreads = 256;
-
 // One thread an element, in a grid that walks; traffic is one read and one write.
 template <class Y, class X>
 __global__ void convert_kernel(Rows<Y> y, Rows<const X> x) {
@@ -28,14 +26,11 @@ __global__ void fill_kernel(Rows<Y> y, Y value) {
     y.data[i / y.cols * y.stride + i % y.cols] = value;
 }
 
-unsigned blocks_for(std::int64_t count) {
-  return unsigned(std::min<std::int64_t>((count + kThreads - 1) / kThreads, 1 << 16));
-}
-
 // Calls fn with a value of the type that `dtype` names.
 template <class Fn>
 void dispatch(DType dtype, const char* kernel, const Fn& fn) {
   switch (dtype) {
+    case DType::f64: return fn(double{});  // of host numbers on their way; nothing computes in it
     case DType::f32: return fn(float{});
     case DType::f16: return fn(__half{});
     case DType::bf16: return fn(__nv_bfloat16{});
@@ -62,12 +57,20 @@ void copy_to_host(Context& ctx, void* host, const void* device, std::int64_t byt
   CUDA_CHECK(cudaStreamSynchronize(stream));
 }
 
+void upload(Context& ctx, void* device, const void* host, std::int64_t bytes) {
+  CUDA_CHECK(cudaMemcpyAsync(device, host, std::size_t(bytes), cudaMemcpyHostToDevice, cuda_context(ctx).stream.get()));
+}
+
+void download(Context& ctx, void* host, const void* device, std::int64_t bytes) {
+  CUDA_CHECK(cudaMemcpyAsync(host, device, std::size_t(bytes), cudaMemcpyDeviceToHost, cuda_context(ctx).stream.get()));
+}
+
 void convert(Context& ctx, View y, View x) {
   if (x.count() == 0) return;
   dispatch(y.dtype, "convert", [&]<class Y>(Y) {
     dispatch(x.dtype, "convert", [&]<class X>(X) {
       if constexpr (std::is_same_v<X, Y> || (!is_integer<X> && !is_integer<Y>))
-        launch("convert", ctx, blocks_for(x.count()), kThreads, convert_kernel<Y, X>, rows<Y>(y), rows<const X>(x));
+        launch("convert", ctx, shape_for(x.count()), convert_kernel<Y, X>, rows<Y>(y), rows<const X>(x));
       else
         fail(ErrorKind::failure, "convert: from ", x.dtype, " to ", y.dtype, " is not a float conversion");
     });
@@ -76,9 +79,8 @@ void convert(Context& ctx, View y, View x) {
 
 void fill(Context& ctx, View y, double value) {
   if (y.count() == 0) return;
-  dispatch(y.dtype, "fill", [&]<class Y>(Y) {
-    launch("fill", ctx, blocks_for(y.count()), kThreads, fill_kernel<Y>, rows<Y>(y), Y(float(value)));
-  });
+  dispatch(y.dtype, "fill",
+           [&]<class Y>(Y) { launch("fill", ctx, shape_for(y.count()), fill_kernel<Y>, rows<Y>(y), Y(float(value))); });
 }
 
 }  // namespace cbq::cuda

@@ -6,64 +6,69 @@
 namespace cbq::cuda {
 namespace {
 
-// nullptr marks a kernel that this backend does not have; missing_kernels() counts them.
 const Kernels kKernels = {
     .copy_from_host = copy_from_host,
     .copy_to_host = copy_to_host,
+    .upload = upload,
+    .download = download,
     .convert = convert,
     .fill = fill,
-    .add = nullptr,
-    .mul = nullptr,
-    .scale = nullptr,
-    .scaled_exp = nullptr,
-    .clamp = nullptr,
-    .scale_rows = nullptr,
-    .scale_columns = nullptr,
-    .column_sum = nullptr,
-    .column_range = nullptr,
-    .mean_forward = nullptr,
-    .mean_backward = nullptr,
-    .argmax_rows = nullptr,
-    .sort_magnitudes = nullptr,
-    .count_non_finite = nullptr,
+    .add = add,
+    .mul = mul,
+    .scale = scale,
+    .scaled_exp = scaled_exp,
+    .clamp = clamp,
+    .scale_rows = scale_rows,
+    .scale_columns = scale_columns,
+    .column_sum = column_sum,
+    .column_range = column_range,
+    .mean_forward = mean_forward,
+    .mean_backward = mean_backward,
+    .argmax_rows = argmax_rows,
+    .sort_magnitudes = sort_magnitudes,
+    .count_non_finite = count_non_finite,
+    .count_different = count_different,
     .matmul = matmul,
-    .embedding_forward = nullptr,
-    .embedding_backward = nullptr,
-    .rms_norm_forward = nullptr,
-    .rms_norm_backward = nullptr,
-    .layer_norm_forward = nullptr,
-    .layer_norm_backward = nullptr,
-    .rope = nullptr,
-    .attention_forward = nullptr,
-    .attention_backward = nullptr,
-    .softmax_forward = nullptr,
-    .softmax_backward = nullptr,
-    .activation_forward = nullptr,
-    .activation_backward = nullptr,
-    .gated_forward = nullptr,
-    .gated_backward = nullptr,
-    .fake_quant_forward = nullptr,
-    .fake_quant_backward = nullptr,
-    .quantise_weight_forward = nullptr,
-    .quantise_weight_backward = nullptr,
-    .rounding_regulariser_forward = nullptr,
-    .rounding_regulariser_backward = nullptr,
-    .weight_codes = nullptr,
-    .dequantise_weight = nullptr,
-    .start_grid = nullptr,
-    .clip_grid_forward = nullptr,
-    .clip_grid_backward = nullptr,
-    .cholesky_of_inverse = nullptr,
-    .gptq_codes = nullptr,
-    .mse_forward = nullptr,
-    .mse_backward = nullptr,
-    .kl_forward = nullptr,
-    .kl_backward = nullptr,
-    .cross_entropy_forward = nullptr,
-    .cross_entropy_backward = nullptr,
-    .adamw_step = nullptr,
-    .sign_sgd_step = nullptr,
+    .embedding_forward = embedding_forward,
+    .embedding_backward = embedding_backward,
+    .rms_norm_forward = rms_norm_forward,
+    .rms_norm_backward = rms_norm_backward,
+    .layer_norm_forward = layer_norm_forward,
+    .layer_norm_backward = layer_norm_backward,
+    .rope = rope,
+    .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
+    .softmax_forward = softmax_forward,
+    .softmax_backward = softmax_backward,
+    .activation_forward = activation_forward,
+    .activation_backward = activation_backward,
+    .gated_forward = gated_forward,
+    .gated_backward = gated_backward,
+    .fake_quant_forward = fake_quant_forward,
+    .fake_quant_backward = fake_quant_backward,
+    .quantise_weight_forward = quantise_weight_forward,
+    .quantise_weight_backward = quantise_weight_backward,
+    .rounding_regulariser_forward = rounding_regulariser_forward,
+    .rounding_regulariser_backward = rounding_regulariser_backward,
+    .weight_codes = weight_codes,
+    .dequantise_weight = dequantise_weight,
+    .start_grid = start_grid,
+    .clip_grid_forward = clip_grid_forward,
+    .clip_grid_backward = clip_grid_backward,
+    .cholesky_of_inverse = cholesky_of_inverse,
+    .gptq_codes = gptq_codes,
+    .mse_forward = mse_forward,
+    .mse_backward = mse_backward,
+    .kl_forward = kl_forward,
+    .kl_backward = kl_backward,
+    .cross_entropy_forward = cross_entropy_forward,
+    .cross_entropy_backward = cross_entropy_backward,
+    .adamw_step = adamw_step,
+    .sign_sgd_step = sign_sgd_step,
 };
+
+// Asked whether the program holds code for a GPU.
+__global__ void probe_kernel() {}
 
 std::string device_name(int device) {
   cudaDeviceProp properties{};
@@ -79,15 +84,22 @@ LtHandle make_blas() {
 
 }  // namespace
 
-CudaContext::CudaContext(int device) : CudaContext(device, make_stream()) {}
+CudaContext::CudaContext(int device, FreshMemory fresh) : CudaContext(device, make_stream(), fresh) {}
 
-CudaContext::CudaContext(int device, Stream made)
-    : Context(Device::cuda, device_name(device), kKernels, std::make_shared<PoolAllocator>(device, made.get())),
+CudaContext::CudaContext(int device, Stream made, FreshMemory fresh)
+    : Context(Device::cuda, device_name(device), kKernels, std::make_shared<PoolAllocator>(device, made.get(), fresh),
+              std::make_shared<PinnedAllocator>()),
       stream(std::move(made)),
       blas(make_blas()),
       workspace(allocator, kWorkspaceBytes) {}
 
-std::unique_ptr<Context> open(int device) {
+std::int64_t CudaContext::bytes_available() const {
+  std::size_t free = 0, total = 0;
+  CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return std::int64_t(free) + static_cast<const PoolAllocator&>(*allocator).bytes_kept();
+}
+
+std::unique_ptr<Context> open(int device, FreshMemory fresh) {
   int count = 0, driver = 0, runtime = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
@@ -100,7 +112,16 @@ std::unique_ptr<Context> open(int device) {
                 "); use \"device\": \"cpu\"");
   require_input(device >= 0 && device < count, "cuda: there is no GPU ", device, ", only 0 .. ", count - 1);
   CUDA_CHECK(cudaSetDevice(device));
-  return std::make_unique<CudaContext>(device);
+  cudaFuncAttributes attributes{};
+  const cudaError_t image = cudaFuncGetAttributes(&attributes, probe_kernel);
+  cudaDeviceProp properties{};
+  CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  require_input(image != cudaErrorNoKernelImageForDevice && image != cudaErrorInvalidDeviceFunction,
+                "cuda: ", properties.name, " has compute capability ", properties.major, ".", properties.minor,
+                ", this program was built for " CBQ_CUDA_ARCHITECTURES "; rebuild with -DCBQ_CUDA_ARCHITECTURES=",
+                properties.major, properties.minor);
+  check(image, "cudaFuncGetAttributes");
+  return std::make_unique<CudaContext>(device, fresh);
 }
 
 }  // namespace cbq::cuda

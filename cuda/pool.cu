@@ -4,7 +4,7 @@
 
 namespace cbq::cuda {
 
-PoolAllocator::PoolAllocator(int device, cudaStream_t stream) : stream_(stream) {
+PoolAllocator::PoolAllocator(int device, cudaStream_t stream, FreshMemory fresh) : stream_(stream), fresh_(fresh) {
   CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool_, device));
   std::uint64_t keep_all = std::numeric_limits<std::uint64_t>::max();
   CUDA_CHECK(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep_all));
@@ -21,6 +21,7 @@ void* PoolAllocator::allocate(std::int64_t bytes) {
   }
   check(status, "cudaMallocAsync");
   count_allocation(bytes);
+  if (fresh_ == FreshMemory::nan_bytes) CUDA_CHECK(cudaMemsetAsync(block, 0xff, std::size_t(bytes), stream_));
   return block;
 }
 
@@ -34,6 +35,35 @@ void PoolAllocator::deallocate(void* block, std::int64_t bytes) noexcept {
 void PoolAllocator::trim() {
   CUDA_CHECK(cudaStreamSynchronize(stream_));
   CUDA_CHECK(cudaMemPoolTrimTo(pool_, 0));
+}
+
+std::int64_t PoolAllocator::bytes_kept() const {
+  std::uint64_t reserved = 0, used = 0;
+  CUDA_CHECK(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved));
+  CUDA_CHECK(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used));
+  return std::int64_t(reserved - used);
+}
+
+void* PinnedAllocator::allocate(std::int64_t bytes) {
+  if (bytes == 0) return nullptr;
+  const std::lock_guard lock(mutex_);
+  void* block = nullptr;
+  const cudaError_t status = cudaHostAlloc(&block, std::size_t(bytes), cudaHostAllocDefault);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    fail(ErrorKind::failure, "memory: no room for ", bytes, " bytes of page-locked host memory, ", bytes_in_use(),
+         " bytes in use");
+  }
+  check(status, "cudaHostAlloc");
+  count_allocation(bytes);
+  return block;
+}
+
+void PinnedAllocator::deallocate(void* block, std::int64_t bytes) noexcept {
+  if (!block) return;
+  const std::lock_guard lock(mutex_);
+  count_release(bytes);
+  CUDA_LOG(cudaFreeHost(block));
 }
 
 }  // namespace cbq::cuda

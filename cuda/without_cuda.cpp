@@ -4,7 +4,7 @@
 
 namespace cbq::cuda {
 
-std::unique_ptr<Context> open(int) {
+std::unique_ptr<Context> open(int, FreshMemory) {
   fail(ErrorKind::bad_input,
        "cuda: this program was built without CUDA; rebuild where nvcc is on the PATH, or use \"device\": \"cpu\"");
 }

@@ -123,7 +123,7 @@ Var DenseBlock::cached(Context& ctx, const Var& kv) {
 Var quantise_kv_cache(Context& ctx, const ModelConfig& config, const Var& x, const ActivationSpec& spec) {
   if (spec.bits >= 16) return x;
   const Var heads = ops::reshape(ctx, x, {x.value.rows() * config.kv_heads, config.head_dim});
-  const DType dtype = x.value.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const DType dtype = statistics_dtype(x.value.dtype());
   const Var x_hat = ops::fake_quant(ctx, heads, full(ctx, {1}, dtype, 1), spec.bits, spec.symmetry);
   return ops::reshape(ctx, x_hat, x.shape());
 }

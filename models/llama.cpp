@@ -33,7 +33,7 @@ RopeTables rope_tables(Context& ctx, const ModelConfig& config, std::int64_t beg
       cos.push_back(std::cos(double(t) * f));
       sin.push_back(std::sin(double(t) * f));
     }
-  const DType angles = dtype == DType::f64 ? DType::f64 : DType::f32;
+  const DType angles = statistics_dtype(dtype);
   return {from_host<double>(ctx, {tokens, half}, angles, cos), from_host<double>(ctx, {tokens, half}, angles, sin)};
 }
 

@@ -94,7 +94,7 @@ std::unique_ptr<DenseBlock> Model::block(std::int64_t i) const {
                   checkpoint_.folder().string(), ": config.json: quantization_config: layers \"", first_name,
                   "\" and \"", name, "\" read the same input; expected equal activation schemes, found different ones");
     if (scheme.abits >= 16) continue;
-    const DType dtype = compute_ == DType::f64 ? DType::f64 : DType::f32;
+    const DType dtype = statistics_dtype(compute_);
     block->activations[std::size_t(site_of(role))] = {{scheme.abits, scheme.activation_symmetry},
                                                       full(ctx_, {1}, dtype, scheme.activation_factor)};
   }

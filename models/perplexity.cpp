@@ -109,7 +109,7 @@ Quality measure(Context& ctx, const Model& model, const std::vector<Tensor>& hid
   if (reference)
     require_input(reference_model->config().vocab == vocab, model.folder().string(), ": vocab_size ", vocab,
                   " differs from the reference's ", reference_model->config().vocab, "; the models cannot be compared");
-  const DType dtype = model.compute() == DType::f64 ? DType::f64 : DType::f32;
+  const DType dtype = statistics_dtype(model.compute());
   const std::int64_t chunk = std::max<std::int64_t>(1, kLogits / vocab);
   double loss = 0, kl = 0, equal = 0;
   for (std::size_t w = 0; w < windows.size(); ++w) {

@@ -178,7 +178,7 @@ Tensor Checkpoint::load_stored(Context& ctx, const std::string& name, const Shap
 
 Tensor Checkpoint::load(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const {
   const Tensor stored = load_stored(ctx, name, expected);
-  const DType computed = dtype == DType::f64 ? DType::f64 : DType::f32;
+  const DType computed = statistics_dtype(dtype);
   const Tensor values = stored.dtype() == computed ? stored : convert(ctx, stored, computed);
   check_finite(ctx, values, tensor_text(name));
   if (dtype == computed) return values;

@@ -34,6 +34,8 @@ struct RunConfig {
   std::uint64_t seed = 0;
   Device device = Device::cpu;
   int threads = 0;
+  Precision precision = Precision::automatic;
+  Offload offload = Offload::automatic;
   Method method = Method::cbq;
 
   // grid

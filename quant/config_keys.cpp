@@ -137,6 +137,10 @@ const Choices<Method>& methods() {
 std::vector<ConfigKey> make_keys() {
   using C = RunConfig;
   const Choices<Device> devices{{{"cpu", Device::cpu}, {"cuda", Device::cuda}}};
+  const Choices<Precision> precisions{
+      {{"auto", Precision::automatic}, {"float32", Precision::f32}, {"bfloat16", Precision::bf16}}};
+  const Choices<Offload> offloads{
+      {{"auto", Offload::automatic}, {"device", Offload::device}, {"host", Offload::host}, {"disk", Offload::disk}}};
   const Choices<Start> starts{{{"mse", Start::mse}, {"min-max", Start::min_max}}};
   const Choices<RoundingKind> roundings{{{"nearest", RoundingKind::nearest},
                                          {"lora", RoundingKind::lora},
@@ -159,6 +163,8 @@ std::vector<ConfigKey> make_keys() {
       plain("seed", &C::seed, Seed(), "of the samples, their order and the start of the learned matrices"),
       choice("device", &C::device, devices, "where to compute"),
       plain("threads", &C::threads, IntegerRange{0, 4096}, "CPU threads; 0: as many as the machine has"),
+      choice("precision", &C::precision, precisions, "of weights and activations; auto: float32, on a GPU bfloat16"),
+      choice("offload", &C::offload, offloads, "where the activation streams are; auto: on the device if they fit"),
       choice("method", &C::method, methods(), "cross-block reconstruction, round-to-nearest or GPTQ"),
       plain("wbits", &C::wbits, weight_bits(), "bits of a weight"),
       plain("abits", &C::abits, activation_bits(), "bits of what the linear layers read"),

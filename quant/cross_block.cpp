@@ -39,14 +39,14 @@ std::vector<ParameterGroup> parameter_groups(const RunConfig& config, std::span<
 }
 
 // Rows of several samples under each other.
-Tensor stack(Context& ctx, std::span<const Tensor> samples, std::span<const std::int64_t> which) {
-  if (which.size() == 1) return samples[std::size_t(which[0])];
-  const Tensor& first = samples[std::size_t(which[0])];
+Tensor stack(Context& ctx, const Stream& samples, std::span<const std::int64_t> which) {
+  const Tensor first = samples.load(ctx, which[0]);
+  if (which.size() == 1) return first;
   const std::int64_t tokens = first.rows();
   Tensor y(ctx, {tokens * std::int64_t(which.size()), first.cols()}, first.dtype());
   for (std::size_t i = 0; i < which.size(); ++i)
     ctx.kernels->convert(ctx, y.slice(0, std::int64_t(i) * tokens, std::int64_t(i + 1) * tokens),
-                         samples[std::size_t(which[i])]);
+                         i == 0 ? first : samples.load(ctx, which[i]));
   return y;
 }
 
@@ -60,12 +60,12 @@ std::vector<std::int64_t> shuffled(std::int64_t n, Rng& rng) {
 // Distance of the hardened window, mean over the held-out samples, or of the first trained one if none is held out.
 double hard_distance(Context& ctx, const ModelConfig& model, const RunConfig& config,
                      std::span<QuantBlock* const> blocks, const Sequence& one, const WindowData& data) {
-  const auto held_out = std::int64_t(data.input.size()) > data.trained;
-  const std::size_t begin = held_out ? std::size_t(data.trained) : 0, end = held_out ? data.input.size() : 1;
+  const auto held_out = data.input.size() > data.trained;
+  const std::int64_t begin = held_out ? data.trained : 0, end = held_out ? data.input.size() : 1;
   double sum = 0;
-  for (std::size_t i = begin; i < end; ++i) {
-    const Tensor y = hard_forward(ctx, model, blocks, one, data.input[i]);
-    sum += to_host<float>(ctx, distance(ctx, config, data.target[i], y).value)[0];
+  for (std::int64_t i = begin; i < end; ++i) {
+    const Tensor y = hard_forward(ctx, model, blocks, one, data.input.load(ctx, i));
+    sum += to_host<float>(ctx, distance(ctx, config, data.target.load(ctx, i), y).value)[0];
   }
   return sum / double(end - begin);
 }
@@ -130,7 +130,7 @@ WindowResult optimise_window(Context& ctx, const ModelConfig& model, const RunCo
       for (QuantBlock* block : blocks) block->use(&tape, annealing.hardness);
       const Var y = forward(ctx, model, blocks, several, stack(ctx, data.input, which));
       Var loss = distance(ctx, config, stack(ctx, data.target, which), y);
-      if (!data.homologous_target.empty())
+      if (data.homologous_target.size() > 0)
         loss = ops::add(ctx, loss, distance(ctx, config, stack(ctx, data.homologous_target, which), y));
       loss = ops::scale(ctx, loss, unit);
       recent.push_back(loss.value);

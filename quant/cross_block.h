@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "quant/config.h"
+#include "quant/streams.h"
 
 namespace cbq {
 
@@ -20,11 +21,11 @@ struct Window {
 std::vector<Window> window_schedule(std::int64_t layers, std::int64_t window, std::int64_t overlap,
                                     WindowSchedule schedule);
 
-// The streams a window works on, one (T, C) tensor a sample. The samples from `trained` on are held out.
+// The streams a window works on. The samples from `trained` on are held out.
 struct WindowData {
-  std::span<const Tensor> input;              // x_q: what the quantised blocks before the window give
-  std::span<const Tensor> target;             // y_f: what the full-precision model gives after the window
-  std::span<const Tensor> homologous_target;  // y_h: the full-precision window on x_q; empty without that branch
+  const Stream& input;              // x_q: what the quantised blocks before the window give
+  const Stream& target;             // y_f: what the full-precision model gives after the window
+  const Stream& homologous_target;  // y_h: the full-precision window on x_q; empty without that branch
   std::int64_t trained;
 };
 

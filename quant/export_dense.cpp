@@ -15,7 +15,7 @@ class Dense final : public ExportFormat {
 
   void write(Context& ctx, ShardWriter& shards, const std::string& name, const HardWeight& hard,
              DType stored) const override {
-    const auto bytes = exact_bytes(ctx, dequantise(ctx, hard, stored), stored);
+    const auto bytes = exact_bytes(ctx, dequantise(ctx, hard, stored, hard.scale.dtype()), stored);
     require(bytes.has_value(), "export: ", name, ".weight is not exact in ", stored);
     shards.write(name + ".weight", *bytes);
   }

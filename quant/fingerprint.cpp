@@ -15,8 +15,8 @@ constexpr std::int64_t kHashedWhole = std::int64_t(1) << 30;  // bytes
 constexpr std::int64_t kSamples = 64, kSampleBytes = 1 << 20;
 
 // Keys that leave the result as it is, and the paths whose contents are hashed.
-constexpr std::array<std::string_view, 7> kFreeKeys = {"device", "threads", "output_dir", "eval",
-                                                       "export", "model",   "dataset"};
+constexpr std::array<std::string_view, 7> kFreeKeys = {"threads", "offload", "output_dir", "eval",
+                                                       "export",  "model",   "dataset"};
 // Everything that decides which tokens a text becomes, and the shape of the model.
 constexpr std::array<std::string_view, 8> kSmallFiles = {
     "config.json",       "tokenizer.json",          "tokenizer.model", "tokenizer_config.json",

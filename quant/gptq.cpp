@@ -11,17 +11,17 @@ namespace {
 constexpr int kDampingTries = 6;
 
 // 2/n sum x x^T over all rows that reach `site` in the samples.
-Tensor hessian(Context& ctx, const ModelConfig& config, QuantBlock& block, Site site, std::span<const Tensor> inputs,
-               const Sequence& sequence) {
+Tensor hessian(Context& ctx, const ModelConfig& config, QuantBlock& block, Site site, const Stream& inputs,
+               std::int64_t samples, const Sequence& sequence) {
   Tensor h;
   std::int64_t rows = 0;
   block.observer = [&](Site at, const Tensor& x) {
     if (at != site) return;
-    if (!h) h = full(ctx, {x.cols(), x.cols()}, x.dtype(), 0);
+    if (!h) h = full(ctx, {x.cols(), x.cols()}, statistics_dtype(x.dtype()), 0);
     ctx.kernels->matmul(ctx, h, x, Trans::yes, x, Trans::no, View(), Write::add);
     rows += x.rows();
   };
-  for (const Tensor& x : inputs) block_forward(ctx, config, block, x, sequence);
+  for (std::int64_t i = 0; i < samples; ++i) block_forward(ctx, config, block, inputs.load(ctx, i), sequence);
   block.observer = nullptr;
   Tensor scaled(ctx, h.shape(), h.dtype());
   ctx.kernels->scale(ctx, scaled, h, 2.0 / double(rows));
@@ -64,18 +64,19 @@ Tensor inverse_factor(Context& ctx, const std::vector<float>& h, const std::vect
 
 }  // namespace
 
-void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, std::span<const Tensor> inputs,
+void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, const Stream& inputs, std::int64_t samples,
                 DType stored, const GptqOptions& options) {
-  const DType dtype = inputs[0].dtype();
-  const Sequence sequence = make_sequence(ctx, config, 1, 0, inputs[0].rows(), dtype);
+  const Tensor first = inputs.load(ctx, 0);
+  const DType dtype = first.dtype();
+  const Sequence sequence = make_sequence(ctx, config, 1, 0, first.rows(), dtype);
   block.use(nullptr, Hardness::hard);
   for (const Site site : {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out}) {
     const auto roles = linear_roles(config.family, site);
     if (std::none_of(roles.begin(), roles.end(), [&](LinearRole role) { return block.rounding(role) != nullptr; }))
       continue;
-    const std::vector<float> h = to_host<float>(ctx, hessian(ctx, config, block, site, inputs, sequence));
+    const std::vector<float> h = to_host<float>(ctx, hessian(ctx, config, block, site, inputs, samples, sequence));
     const std::vector<std::int32_t> order = column_order(h, weight_shape(config, roles[0])[1], options);
-    const Tensor u = inverse_factor(ctx, h, order, dtype, options);
+    const Tensor u = inverse_factor(ctx, h, order, statistics_dtype(dtype), options);
     const Tensor device_order = from_host<std::int32_t>(ctx, {std::int64_t(order.size())}, DType::i32, order);
     for (const LinearRole role : roles) {
       const WeightRounding* rounding = block.rounding(role);

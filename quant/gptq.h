@@ -2,6 +2,7 @@
 #pragma once
 
 #include "quant/quant_block.h"
+#include "quant/streams.h"
 
 namespace cbq {
 
@@ -13,7 +14,7 @@ struct GptqOptions {
 
 // Fixes the integers of all layers of the block, site by site in the order of execution, each site's Hessian 2/n sum x
 // x^T taken from inputs that passed the sites quantised before it. `inputs` are the quantised stream's samples (T, C).
-void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, std::span<const Tensor> inputs,
+void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, const Stream& inputs, std::int64_t samples,
                 DType stored, const GptqOptions& options);
 
 }  // namespace cbq

@@ -113,7 +113,8 @@ HardWeight read_hard_weight(Context& ctx, const SafetensorsFile& file, const std
   unpack_rows(packed, out, in, spec.bits, codes);
   const Shape grid = spec.grid_shape(shape);
   return {spec, from_host_bytes(ctx, shape, DType::u8, std::as_bytes(std::span(codes))),
-          read_float(ctx, file, role + ".scale", grid, compute), read_float(ctx, file, role + ".zero", grid, compute)};
+          read_float(ctx, file, role + ".scale", grid, statistics_dtype(compute)),
+          read_float(ctx, file, role + ".zero", grid, statistics_dtype(compute))};
 }
 
 WeightSpec weight_spec(const json& linear, std::int64_t in, const std::string& where) {
@@ -176,7 +177,7 @@ HardBlock read_hard_block(Context& ctx, const std::filesystem::path& path, const
     block.spec[i] = {weight_spec(linear, shape[1], path.string()), activation_spec(linear.at("activation"))};
     if (block.spec[i].weight.quantised()) {
       block.hard[i] = read_hard_weight(ctx, file, role_name, shape, block.spec[i].weight, compute);
-      block.weights[role].weight = dequantise(ctx, *block.hard[i], stored);
+      block.weights[role].weight = dequantise(ctx, *block.hard[i], stored, compute);
     } else {
       block.weights[role].weight = read_float(ctx, file, role_name + ".weight", shape, compute);
     }

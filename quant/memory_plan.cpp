@@ -2,79 +2,151 @@
 
 #include <algorithm>
 
+#include "core/dry_run.h"
+#include "core/progress.h"
+#include "quant/cross_block.h"
+#include "quant/gptq.h"
+#include "quant/reconstruct.h"
+
 namespace cbq {
 namespace {
 
-constexpr std::int64_t kElement = 4;  // bytes: streams, weights and gradients are f32 on the CPU
+// Passes of the dry run over its one batch: the annealed kinds meet their regulariser from the second on.
+constexpr std::int64_t kPasses = 4;
 
-struct BlockSize {
-  std::int64_t weights = 0, largest = 0, outputs = 0, inputs = 0;  // elements; outputs and inputs summed over layers
-};
-
-BlockSize block_size(const ModelConfig& model) {
-  BlockSize size;
-  for (const LinearRole role : linear_roles(model.family)) {
-    const Shape w = weight_shape(model, role);
-    size.weights += w.count();
-    size.largest = std::max(size.largest, w.count());
-    size.outputs += w[0];
-    size.inputs += w[1];
-  }
-  return size;
+std::int64_t quantised_elements(const ModelConfig& model, const BlockSpec& spec) {
+  std::int64_t sum = 0;
+  for (const LinearRole role : linear_roles(model.family))
+    if (spec[std::size_t(role)].weight.quantised()) sum += weight_shape(model, role).count();
+  return sum;
 }
 
-// Learned elements of a block: rounding parameters and, per group, one or two step sizes.
-std::int64_t learned_elements(const RunConfig& config, const ModelConfig& model) {
-  std::int64_t learned = 0;
-  for (const LinearRole role : linear_roles(model.family)) {
-    const Shape w = weight_shape(model, role);
-    const std::int64_t groups = config.group_size < 0 ? w[0] : w.count() / config.group_size;
-    switch (config.rounding) {
-      case RoundingKind::nearest: learned += groups; break;
-      case RoundingKind::lora:
-      case RoundingKind::lora_ste: learned += config.rank * (w[0] + w[1]) + groups; break;
-      case RoundingKind::dense:
-      case RoundingKind::weights: learned += w.count() + groups; break;
-      case RoundingKind::sign: learned += w.count() + 2 * groups; break;
-    }
+// First block of the window of `count` blocks with the most to learn.
+std::size_t heaviest_window(const ModelConfig& model, const std::vector<BlockSpec>& specs, std::size_t count) {
+  std::size_t best = 0;
+  std::int64_t most = -1;
+  for (std::size_t begin = 0; begin + count <= specs.size(); ++begin) {
+    std::int64_t sum = 0;
+    for (std::size_t i = begin; i < begin + count; ++i) sum += quantised_elements(model, specs[i]);
+    if (sum > most) most = sum, best = begin;
   }
-  return learned;
+  return best;
+}
+
+// What quantise_weight_backward keeps for itself on the CPU, for the largest weight with factors a1 a2.
+std::int64_t backward_scratch(const RunConfig& config, const ModelConfig& model, const BlockSpec& spec) {
+  std::int64_t largest = 0;
+  const bool is_factored = config.rounding == RoundingKind::lora || config.rounding == RoundingKind::lora_ste;
+  if (!is_factored || config.device != Device::cpu) return 0;
+  for (const LinearRole role : linear_roles(model.family))
+    if (spec[std::size_t(role)].weight.quantised())
+      largest = std::max(largest, weight_shape(model, role).count() * size_of(DType::f32));
+  return largest;
+}
+
+// Counts what has been added between calls.
+class Items {
+ public:
+  explicit Items(const Allocator& allocator) : allocator_(allocator) {}
+  void add(const std::string& what, std::int64_t bytes) { items_.push_back({what, bytes}); }
+  // All that came into use since the last call, or since construction.
+  void add_new(const std::string& what) {
+    add(what, allocator_.bytes_in_use() - seen_);
+    seen_ = allocator_.bytes_in_use();
+  }
+  // What was in use at the peak beyond the items so far.
+  void add_rest(const std::string& what) { add(what, allocator_.peak_bytes() - seen_); }
+  std::vector<MemoryItem> take() { return std::move(items_); }
+
+ private:
+  const Allocator& allocator_;
+  std::int64_t seen_ = 0;
+  std::vector<MemoryItem> items_;
+};
+
+// Contents undefined.
+Stream new_stream(Context& ctx, const RunConfig& run, const Model& model, std::int64_t samples, Offload offload) {
+  return {ctx, samples, {run.seqlen, model.config().hidden}, model.compute(), {offload, {}}};
+}
+
+MemoryPlan plan_with(const RunConfig& run, const std::vector<BlockSpec>& specs, std::int64_t calibration_samples,
+                     Offload offload) {
+  const auto dry = open_dry_run(run.device);
+  Context& ctx = *dry;
+  const Model model(ctx, run.model, compute_dtype(run.precision, run.device));
+  const ModelConfig& shape = model.config();
+  Items items(*ctx.allocator);
+  items.add_new("embeddings and head");
+  // A file is as good as host memory here: neither is on the device, and a sample in use is.
+  const Offload elsewhere = offload == Offload::device ? Offload::device : Offload::host;
+  const Stream quantised = new_stream(ctx, run, model, calibration_samples, elsewhere),
+               full = new_stream(ctx, run, model, calibration_samples, elsewhere),
+               homologous = new_stream(ctx, run, model, run.homologous ? calibration_samples : 0, elsewhere);
+  items.add_new("activation streams");
+
+  const std::int64_t count = run.method == Method::cbq ? std::min(run.window, shape.layers) : 1;
+  const std::size_t begin = heaviest_window(shape, specs, std::size_t(count));
+  std::vector<BlockWeights> weights;
+  for (std::int64_t i = 0; i < count; ++i) weights.push_back(model.block_weights(std::int64_t(begin) + i));
+  items.add_new("weights of the window");
+  std::vector<std::unique_ptr<QuantBlock>> blocks;
+  std::vector<QuantBlock*> window;
+  Rng rng(0);
+  for (std::int64_t i = 0; i < count; ++i) {
+    blocks.push_back(std::make_unique<QuantBlock>(ctx, shape, weights[std::size_t(i)], specs[begin + std::size_t(i)],
+                                                  ActivationSpec{run.kv_bits, Symmetry::asymmetric},
+                                                  rounding_options(run), rng));
+    window.push_back(blocks.back().get());
+  }
+  items.add_new("learned parameters and grids");
+
+  const Sequence sequence = make_sequence(ctx, shape, 1, 0, run.seqlen, model.compute());
+  if (run.method == Method::cbq) {
+    RunConfig short_run = run;
+    short_run.epochs = kPasses;
+    short_run.batch_size = std::min(run.batch_size, calibration_samples);
+    optimise_window(ctx, shape, short_run, {0, count, count}, window, sequence,
+                    {quantised, full, homologous, short_run.batch_size}, 1, {}, [](const WindowProgress&) {});
+    items.add("scratch of the largest weight gradient", backward_scratch(run, shape, specs[begin]));
+  } else if (run.method == Method::gptq) {
+    gptq_block(ctx, shape, *blocks[0], quantised, 1, shape.dtype, {run.act_order, run.damping});
+  }
+  window[0]->moved_share(ctx);
+  const auto done = dense_block(ctx, shape, window[0]->harden(ctx, shape.dtype));
+  if (quantised.size() > 0) block_forward(ctx, shape, *done, quantised.load(ctx, 0), sequence);
+  items.add_rest("one step: quantised weights, activations, gradients, moments");
+  const std::int64_t elsewhere_bytes = ctx.host_allocator->peak_bytes();
+  return {offload, items.take(), offload == Offload::host ? elsewhere_bytes : 0,
+          offload == Offload::disk ? elsewhere_bytes : 0};
 }
 
 }  // namespace
 
-std::vector<MemoryItem> plan_memory(const RunConfig& config, const ModelConfig& model,
-                                    std::int64_t calibration_samples) {
-  const BlockSize block = block_size(model);
-  const std::int64_t rows = config.batch_size * config.seqlen, hidden = model.hidden;
-  const std::int64_t stream = calibration_samples * config.seqlen * hidden;
-  const std::int64_t outer = model.vocab * hidden * (model.tied_head ? 1 : 2);
-  std::vector<MemoryItem> items{{"embeddings and head", outer * kElement}};
-  if (config.method != Method::cbq) {
-    items.push_back({"one block, full precision and quantised", 2 * block.weights * kElement});
-    if (config.method == Method::gptq || config.cfp != CfpPreset::off)
-      items.push_back({"activation streams", 2 * stream * kElement});
-    return items;
-  }
-  const std::int64_t blocks = std::min(config.window, model.layers);
-  // Saved per block: the input of each layer and norm, q, k, v, the attention output, gate, up and their product; two
-  // copies of the residual stream.
-  const std::int64_t saved = rows * (block.inputs + block.outputs + 4 * hidden);
-  const std::int64_t moments = config.rounding == RoundingKind::sign ? 1 : 4;  // value, gradient, and Adam's m and v
-  items.push_back({"weights of the window", blocks * block.weights * kElement});
-  items.push_back({"quantised weights of the window", blocks * block.weights * kElement});
-  items.push_back(
-      {"learned parameters, gradients, moments", blocks * moments * learned_elements(config, model) * kElement});
-  items.push_back({"saved activations", blocks * saved * kElement});
-  items.push_back({"largest weight gradient", 2 * block.largest * kElement});
-  items.push_back({"activation streams", (config.homologous ? 3 : 2) * stream * kElement});
-  return items;
+std::int64_t MemoryPlan::device_bytes() const {
+  std::int64_t sum = 0;
+  for (const MemoryItem& item : device) sum += item.bytes;
+  return sum;
 }
 
-std::int64_t total_bytes(const std::vector<MemoryItem>& items) {
-  std::int64_t sum = 0;
-  for (const MemoryItem& item : items) sum += item.bytes;
-  return sum;
+MemoryPlan plan_memory(const RunConfig& config, const std::vector<BlockSpec>& specs, std::int64_t calibration_samples,
+                       std::int64_t available) {
+  if (config.offload != Offload::automatic) return plan_with(config, specs, calibration_samples, config.offload);
+  MemoryPlan plan = plan_with(config, specs, calibration_samples, Offload::device);
+  if (plan.device_bytes() <= available) return plan;
+  return plan_with(config, specs, calibration_samples, Offload::host);
+}
+
+void require_fits(const MemoryPlan& plan, const RunConfig& config, std::int64_t available) {
+  if (plan.device_bytes() <= available) return;
+  std::string advice;
+  const auto suggest = [&advice](const std::string& setting) { advice += (advice.empty() ? "" : ", or ") + setting; };
+  if (plan.offload == Offload::device) suggest("\"offload\": \"host\"");
+  if (config.batch_size > 1) suggest("a smaller batch_size");
+  if (config.window > 1 && config.method == Method::cbq) suggest("a smaller window");
+  if (config.rounding != RoundingKind::lora && config.rounding != RoundingKind::lora_ste) suggest("rounding lora_ste");
+  suggest("a shorter seqlen");
+  fail(ErrorKind::bad_input, "memory: the run needs ", format_bytes(plan.device_bytes()), " of the device, ",
+       format_bytes(available), " are free; use ", advice);
 }
 
 }  // namespace cbq

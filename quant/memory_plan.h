@@ -1,10 +1,11 @@
-// Memory a run will take, from shapes alone.
+// Memory a run will take: counted by the run's own code on a device that computes nothing (core/dry_run.h).
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "models/model.h"
 #include "quant/config.h"
 
 namespace cbq {
@@ -14,9 +15,19 @@ struct MemoryItem {
   std::int64_t bytes;
 };
 
-// Items in use at the peak of a window of the given config; their sum is the expected peak of the compute memory.
-std::vector<MemoryItem> plan_memory(const RunConfig& config, const ModelConfig& model,
-                                    std::int64_t calibration_samples);
-std::int64_t total_bytes(const std::vector<MemoryItem>& items);
+struct MemoryPlan {
+  Offload offload;                 // the config's, or the one chosen for it
+  std::vector<MemoryItem> device;  // in use at the peak of the heaviest window
+  std::int64_t host_bytes;         // of streams in host memory
+  std::int64_t disk_bytes;         // of streams in files
+  std::int64_t device_bytes() const;
+};
+
+// What reconstruction will take; device_bytes() is its expected peak. Streams go to the device if offload is automatic
+// and all fits in `available` bytes. Reads the model's headers and none of its weights.
+MemoryPlan plan_memory(const RunConfig& config, const std::vector<BlockSpec>& specs, std::int64_t calibration_samples,
+                       std::int64_t available);
+// Error{bad_input}: the plan needs more than `available` bytes of the device; says which settings need less.
+void require_fits(const MemoryPlan& plan, const RunConfig& config, std::int64_t available);
 
 }  // namespace cbq

@@ -27,7 +27,7 @@ std::map<std::string, Tensor> with_prefix(const std::map<std::string, Tensor>& a
 
 std::unique_ptr<DenseBlock> dense_block(Context& ctx, const ModelConfig& config, const HardBlock& hard) {
   auto block = std::make_unique<DenseBlock>(config, hard.weights);
-  const DType dtype = hard.weights[LinearRole::q].weight.value.dtype();
+  const DType dtype = statistics_dtype(hard.weights[LinearRole::q].weight.value.dtype());
   for (const LinearRole role : linear_roles(config.family)) {
     const auto site = std::size_t(site_of(role));
     const ActivationSpec& activation = hard.spec[std::size_t(role)].activation;
@@ -50,7 +50,8 @@ QuantBlock::QuantBlock(Context& ctx, const ModelConfig& config, BlockWeights wei
     const Tensor& w = weights_[role].weight.value;
     if (linear.weight.quantised()) roundings_[std::size_t(role)].emplace(ctx, w, linear.weight, options, rng);
     Parameter& factor = factors_[std::size_t(site_of(role))];
-    if (linear.activation.bits < 16 && !factor.value) factor = Parameter("factor", full(ctx, {1}, w.dtype(), 1));
+    if (linear.activation.bits < 16 && !factor.value)
+      factor = Parameter("factor", full(ctx, {1}, statistics_dtype(w.dtype()), 1));
   }
 }
 
@@ -77,11 +78,13 @@ Var QuantBlock::weight(Context& ctx, LinearRole role) const {
   const auto i = std::size_t(role);
   if (fixed_[i]) return fixed_[i]->w_hat;
   if (!roundings_[i]) return weights_[role].weight;
-  return ops::quantise_weight(ctx, roundings_[i]->vars(ctx, tape_, hardness_));
+  // The weights that `weights` learns are in f32, whatever the block computes in.
+  return ops::cast(ctx, ops::quantise_weight(ctx, roundings_[i]->vars(ctx, tape_, hardness_)),
+                   weights_[role].weight.value.dtype());
 }
 
 void QuantBlock::fix(Context& ctx, LinearRole role, HardWeight hard, DType stored) {
-  Tensor w_hat = dequantise(ctx, hard, stored);
+  Tensor w_hat = dequantise(ctx, hard, stored, weights_[role].weight.value.dtype());
   fixed_[std::size_t(role)] = Fixed{std::move(hard), std::move(w_hat)};
 }
 
@@ -112,7 +115,7 @@ HardBlock QuantBlock::harden(Context& ctx, DType stored) const {
       continue;
     }
     hard.hard[i] = fixed_[i] ? fixed_[i]->hard : roundings_[i]->harden(ctx, stored);
-    hard.weights[role].weight = dequantise(ctx, *hard.hard[i], stored);
+    hard.weights[role].weight = dequantise(ctx, *hard.hard[i], stored, weights_[role].weight.value.dtype());
   }
   for (int site = 0; site < kSites; ++site)
     if (factors_[std::size_t(site)].value)

@@ -33,17 +33,17 @@ void keep_metrics_of(const std::filesystem::path& file, std::int64_t windows_don
   write_file(file, kept);
 }
 
-RoundingOptions rounding_options(const RunConfig& config) {
-  const auto steps = [](bool learned) { return learned ? StepSizes::learned : StepSizes::fixed; };
-  return {config.method == Method::cbq ? config.rounding : RoundingKind::nearest, config.start, config.rank,
-          steps(config.learn_scale), steps(config.learn_activation)};
-}
-
 }  // namespace
 
 std::vector<Window> plan_windows(const RunConfig& config, std::int64_t layers) {
   if (config.method != Method::cbq) return window_schedule(layers, 1, 0, WindowSchedule::fixed);
   return window_schedule(layers, config.window, config.overlap, config.window_schedule);
+}
+
+RoundingOptions rounding_options(const RunConfig& config) {
+  const auto steps = [](bool learned) { return learned ? StepSizes::learned : StepSizes::fixed; };
+  return {config.method == Method::cbq ? config.rounding : RoundingKind::nearest, config.start, config.rank,
+          steps(config.learn_scale), steps(config.learn_activation)};
 }
 
 bool needs_calibration(const RunConfig& config) {
@@ -89,8 +89,8 @@ void Reconstruction::run(const std::filesystem::path& metrics, std::stop_token s
 void Reconstruction::restart_streams(std::int64_t begin, std::int64_t front) {
   front_ = front;
   if (!needs_calibration(config_)) return;
-  quantised_ = embed_all(ctx_, model_, samples_);
-  full_ = quantised_;
+  quantised_ = embed_all(ctx_, model_, samples_, {config_.offload, store_.folder()});
+  full_ = quantised_.copy(ctx_);
   if (front == 0) return;
   Progress progress(log_, "resume", begin + front);
   for (std::int64_t layer = 0; layer < begin; ++layer) {
@@ -161,13 +161,13 @@ WindowResult Reconstruction::solve(const Window& window, double lr_factor, std::
     blocks.push_back(active_.at(layer).student.get());
   if (config_.method == Method::rtn) return {};
   if (config_.method == Method::gptq) {
-    gptq_block(ctx_, model, *blocks[0], std::span(quantised_).first(std::size_t(config_.nsamples)), model.dtype,
+    gptq_block(ctx_, model, *blocks[0], quantised_, config_.nsamples, model.dtype,
                {config_.act_order, config_.damping});
     return {};
   }
   Stream homologous;
   if (config_.homologous) {
-    homologous = quantised_;
+    homologous = quantised_.copy(ctx_);
     for (std::int64_t layer = window.begin; layer < window.end; ++layer)
       advance(ctx_, model, *active_.at(layer).teacher, sequence_, homologous);
   }

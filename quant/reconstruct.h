@@ -14,6 +14,8 @@ namespace cbq {
 
 // The windows a config means: those of cross-block reconstruction, or one block at a time for rtn and gptq.
 std::vector<Window> plan_windows(const RunConfig& config, std::int64_t layers);
+// What a block learns of its rounding: nothing for rtn and gptq.
+RoundingOptions rounding_options(const RunConfig& config);
 // Whether calibration samples pass through the model at all; round-to-nearest without activation preprocessing needs
 // none.
 bool needs_calibration(const RunConfig& config);

@@ -26,15 +26,16 @@ Tensor round_to(Context& ctx, const Tensor& x, DType stored) {
   return stored == x.dtype() ? x : convert(ctx, convert(ctx, x, stored), x.dtype());
 }
 
-Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored) {
+Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored, DType compute) {
   Tensor w_hat(ctx, hard.codes.shape(), hard.scale.dtype());
   ctx.kernels->dequantise_weight(ctx, w_hat, hard.codes, {hard.scale, hard.zero, hard.spec.bits});
-  return round_to(ctx, w_hat, stored);
+  const Tensor rounded = round_to(ctx, w_hat, stored);
+  return rounded.dtype() == compute ? rounded : convert(ctx, rounded, compute);
 }
 
 WeightRounding::WeightRounding(Context& ctx, Tensor w, const WeightSpec& spec, const RoundingOptions& options, Rng& rng)
     : spec_(spec), options_(options), w_(std::move(w)) {
-  const DType dtype = w_.dtype();
+  const DType dtype = statistics_dtype(w_.dtype());
   const Shape grid = spec_.grid_shape(w_.shape());
   const std::int64_t out = w_.size(0), in = w_.size(1), rank = options_.rank;
   scale0_ = Tensor(ctx, grid, dtype);
@@ -59,7 +60,9 @@ WeightRounding::WeightRounding(Context& ctx, Tensor w, const WeightSpec& spec, c
     }
     case RoundingKind::dense:
     case RoundingKind::sign: dense_ = Parameter("dense", full(ctx, w_.shape(), dtype, 0)); break;
-    case RoundingKind::weights: weight_ = Parameter("weight", copy(ctx, w_)); break;
+    case RoundingKind::weights:
+      weight_ = Parameter("weight", w_.dtype() == dtype ? copy(ctx, w_) : convert(ctx, w_, dtype));
+      break;
   }
 }
 
@@ -139,15 +142,14 @@ void WeightRounding::restore(const std::map<std::string, Tensor>& state) {
 }
 
 double WeightRounding::moved_share(Context& ctx) const {
-  const HardWeight hard = harden(ctx, w_.dtype());
+  const HardWeight hard = harden(ctx, statistics_dtype(w_.dtype()));
   // Nearest as the kind itself rounds without its offset: ties, such as the ends of a symmetric range, do not count.
   const Rounder rounder = is_annealed(options_.kind) ? Rounder::sigmoid_hard : Rounder::straight_through;
   Tensor nearest(ctx, w_.shape(), DType::u8);
   ctx.kernels->weight_codes(ctx, nearest, {w_, {hard.scale, hard.zero, spec_.bits}, rounder, {}});
-  const auto a = to_host<std::uint8_t>(ctx, hard.codes), b = to_host<std::uint8_t>(ctx, nearest);
-  std::int64_t moved = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) moved += a[i] != b[i];
-  return double(moved) / double(a.size());
+  const Tensor moved(ctx, {1}, DType::i32);
+  ctx.kernels->count_different(ctx, moved, hard.codes, nearest);
+  return double(to_host<std::int32_t>(ctx, moved)[0]) / double(w_.count());
 }
 
 }  // namespace cbq

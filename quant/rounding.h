@@ -14,13 +14,13 @@ namespace cbq {
 enum class Hardness { soft, hard };
 
 // Integers and grid of a weight, final. w_hat = s (q - z) rounded to `stored`, the dtype of the checkpoint, in which s
-// is kept too: the numbers every reader of the file computes.
+// is kept too: the numbers every reader of the file computes. dequantise gives them in `compute`.
 struct HardWeight {
   WeightSpec spec;
   Tensor codes;        // (out, in) u8
-  Tensor scale, zero;  // (out, in/G) in the compute dtype, values of `stored`
+  Tensor scale, zero;  // (out, in/G) in f32 (f64 beside f64 values), values of `stored`
 };
-Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored);
+Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored, DType compute);
 // x in its own dtype, with the values that a file of `stored` would give back.
 Tensor round_to(Context& ctx, const Tensor& x, DType stored);
 
@@ -67,7 +67,7 @@ class WeightRounding {
 
   WeightSpec spec_;
   RoundingOptions options_;
-  Tensor w_;               // (out, in)
+  Tensor w_;               // (out, in); all that is learned is in f32 beside it
   Tensor scale0_, zero0_;  // start grid
   Parameter log_scale_;    // s = scale0 exp(log_scale): learned relative to its start. All kinds but `sign`
   Parameter low_, high_;   // clips of `sign`

@@ -4,14 +4,15 @@
 
 #include <chrono>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/files.h"
 #include "core/progress.h"
 #include "models/dataset.h"
 #include "quant/export.h"
-#include "quant/memory_plan.h"
 #include "quant/reconstruct.h"
+#include "quant/time_plan.h"
 
 namespace cbq {
 namespace {
@@ -63,28 +64,6 @@ Windows evaluation(const RunConfig& config, const Tokenizer& tokenizer, const Mo
   return windows;
 }
 
-void print_plan(const RunConfig& config, const Model& model, const std::vector<MemoryItem>& memory, std::FILE* log) {
-  const ModelConfig& m = model.config();
-  std::fprintf(log, "model    %s: %s, %lld blocks, hidden %lld, %s parameters\n", model.folder().string().c_str(),
-               m.architecture.c_str(), static_cast<long long>(m.layers), static_cast<long long>(m.hidden),
-               format_count(parameter_count(m)).c_str());
-  const auto windows = plan_windows(config, m.layers);
-  const std::int64_t steps = config.epochs * ((config.nsamples + config.batch_size - 1) / config.batch_size);
-  if (config.method == Method::cbq)
-    std::fprintf(
-        log, "plan     W%dA%d, %zu windows of up to %lld blocks, %lld steps each, %lld + %lld samples of %lld tokens\n",
-        config.wbits, config.abits, windows.size(), static_cast<long long>(config.window),
-        static_cast<long long>(steps), static_cast<long long>(config.nsamples), static_cast<long long>(config.heldout),
-        static_cast<long long>(config.seqlen));
-  else
-    std::fprintf(log, "plan     W%dA%d, %s, %zu blocks one at a time\n", config.wbits, config.abits,
-                 config.method == Method::gptq ? "GPTQ" : "round to nearest", windows.size());
-  std::fprintf(log, "memory   %s expected at the peak:", format_bytes(total_bytes(memory)).c_str());
-  for (const MemoryItem& item : memory)
-    std::fprintf(log, " %s %s;", item.what.c_str(), format_bytes(item.bytes).c_str());
-  std::fprintf(log, "\n");
-}
-
 Json quality_json(const Quality& q) {
   return {{"perplexity", q.perplexity}, {"kl", q.kl.value_or(0)}, {"top1", q.top1.value_or(1)}, {"tokens", q.tokens}};
 }
@@ -125,26 +104,80 @@ double reconstruction_seconds(const std::filesystem::path& metrics) {
   return sum;
 }
 
-Json peak_memory(const Context& ctx) {
+// reconstruct: of the compute memory, what the plan foretells; compute: with evaluation; process: resident on the host.
+Json peak_memory(const Context& ctx, std::int64_t reconstruct) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  return {{"compute", ctx.allocator->peak_bytes()}, {"process", std::int64_t(usage.ru_maxrss) * 1024}};
+  return {{"reconstruct", reconstruct},
+          {"compute", ctx.allocator->peak_bytes()},
+          {"process", std::int64_t(usage.ru_maxrss) * 1024}};
 }
 
 }  // namespace
 
-nlohmann::ordered_json run(Context& ctx, const RunConfig& config, std::FILE* log, std::stop_token stop) {
+void print_plan(const RunPlan& plan, const RunConfig& config, const ModelConfig& m, std::FILE* log) {
+  std::fprintf(log, "model    %s: %s, %lld blocks, hidden %lld, %s parameters\n", config.model.string().c_str(),
+               m.architecture.c_str(), static_cast<long long>(m.layers), static_cast<long long>(m.hidden),
+               format_count(parameter_count(m)).c_str());
+  const auto windows = plan_windows(config, m.layers);
+  const std::int64_t steps = config.epochs * ((config.nsamples + config.batch_size - 1) / config.batch_size);
+  if (config.method == Method::cbq)
+    std::fprintf(
+        log, "plan     W%dA%d, %zu windows of up to %lld blocks, %lld steps each, %lld + %lld samples of %lld tokens\n",
+        config.wbits, config.abits, windows.size(), static_cast<long long>(config.window),
+        static_cast<long long>(steps), static_cast<long long>(config.nsamples), static_cast<long long>(config.heldout),
+        static_cast<long long>(config.seqlen));
+  else
+    std::fprintf(log, "plan     W%dA%d, %s, %zu blocks one at a time\n", config.wbits, config.abits,
+                 config.method == Method::gptq ? "GPTQ" : "round to nearest", windows.size());
+  const MemoryPlan& memory = plan.memory;
+  std::fprintf(log, "memory   %s expected at the peak:", format_bytes(memory.device_bytes()).c_str());
+  for (const MemoryItem& item : memory.device)
+    if (item.bytes > 0) std::fprintf(log, " %s %s;", item.what.c_str(), format_bytes(item.bytes).c_str());
+  std::fprintf(log, "\n");
+  if (memory.host_bytes + memory.disk_bytes > 0)
+    std::fprintf(log, "offload  activation streams: %s on the host, %s on disk\n",
+                 format_bytes(memory.host_bytes).c_str(), format_bytes(memory.disk_bytes).c_str());
+  if (plan.seconds > 0) std::fprintf(log, "time     about %s for all windows\n", format_duration(plan.seconds).c_str());
+}
+
+Json plan_json(const RunPlan& plan) {
+  Json items = Json::array();
+  for (const MemoryItem& item : plan.memory.device) items.push_back({{"what", item.what}, {"bytes", item.bytes}});
+  return {{"device", items},
+          {"device_bytes", plan.memory.device_bytes()},
+          {"host_bytes", plan.memory.host_bytes},
+          {"disk_bytes", plan.memory.disk_bytes},
+          {"expected_s", plan.seconds}};
+}
+
+RunPlan plan_run(Context* ctx, const RunConfig& config) {
+  const ModelConfig model = read_model_config(config.model);
+  const std::int64_t samples = needs_calibration(config) ? config.nsamples + config.heldout : 0;
+  const std::int64_t available = ctx ? ctx->bytes_available() : std::numeric_limits<std::int64_t>::max();
+  const std::int64_t base = ctx ? ctx->allocator->bytes_in_use() : 0;
+  RunPlan plan{plan_memory(config, block_specs(config, model), samples, available), 0};
+  if (base > 0) plan.memory.device.push_back({"workspace of matrix products", base});
+  if (ctx) plan.seconds = expected_seconds(*ctx, config, model, samples);
+  return plan;
+}
+
+nlohmann::ordered_json run(Context& ctx, const RunConfig& given, std::FILE* log, std::stop_token stop) {
   PhaseTimes times;
-  const Model model(ctx, config.model);
+  RunConfig config = given;
+  const RunPlan plan = plan_run(&ctx, config);
+  require_fits(plan.memory, config, ctx.bytes_available());
+  const Model model(ctx, config.model, compute_dtype(config.precision, config.device));
   const auto tokenizer = Tokenizer::open(config.model);
   require_input(tokenizer->vocab_size() <= model.config().vocab, "tokenizer: ids up to ", tokenizer->vocab_size() - 1,
                 ", but ", config.model.string(), " has a vocabulary of ", model.config().vocab,
                 "; put the model's own tokenizer there");
   const std::vector<BlockSpec> specs = block_specs(config, model.config());
+  config.offload = plan.memory.offload;
   const Windows samples = needs_calibration(config) ? calibration(config, *tokenizer, model.config()) : Windows{};
   const Windows eval = evaluation(config, *tokenizer, model.config());
 
-  RunStore store(config.output_dir, fingerprint(config));
+  RunStore store(config.output_dir, fingerprint(given));
   const std::filesystem::path report_file = config.output_dir / "report.json",
                               metrics_file = config.output_dir / "metrics.jsonl";
   if (store.finished()) {
@@ -152,30 +185,29 @@ nlohmann::ordered_json run(Context& ctx, const RunConfig& config, std::FILE* log
                  config.output_dir.string().c_str());
     return Json::parse(read_file(report_file));
   }
-  write_file(config.output_dir / "run_config.json", to_json(config).dump(2) + "\n");
-  const auto memory = plan_memory(config, model.config(), std::int64_t(samples.size()));
-  print_plan(config, model, memory, log);
+  write_file(config.output_dir / "run_config.json", to_json(given).dump(2) + "\n");
+  print_plan(plan, config, model.config(), log);
   if (store.windows_done() > 0)
     std::fprintf(log, "resume   %lld windows are done\n", static_cast<long long>(store.windows_done()));
   times.end("prepare");
 
   Reconstruction(ctx, model, config, specs, samples, store, log).run(metrics_file, stop);
+  const std::int64_t reconstruct_peak = ctx.allocator->peak_bytes();
   times.end("reconstruct");
   times.set("reconstruct", reconstruction_seconds(metrics_file));  // of all parts of an interrupted run
   export_checkpoint(ctx, model, store, specs, config);
   times.end("export");
 
   Json report;
-  report["config"] = to_json(config);
+  report["config"] = to_json(given);
   report["model"] = {{"architecture", model.config().architecture},
                      {"blocks", model.config().layers},
                      {"parameters", parameter_count(model.config())}};
   report["results"] = eval.empty() ? Json::object() : evaluate_all(ctx, model, config, specs, store, eval, log, stop);
   times.end("evaluate");
   report["time_s"] = times.json();
-  report["peak_memory_bytes"] = peak_memory(ctx);
-  report["memory_plan"] = Json::array();
-  for (const MemoryItem& item : memory) report["memory_plan"].push_back({{"what", item.what}, {"bytes", item.bytes}});
+  report["peak_memory_bytes"] = peak_memory(ctx, reconstruct_peak);
+  report["memory_plan"] = plan_json(plan);
   write_file(report_file, report.dump(2) + "\n");
   store.finish();
   return report;

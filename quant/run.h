@@ -5,12 +5,25 @@
 #include <stop_token>
 
 #include "quant/config.h"
+#include "quant/memory_plan.h"
 
 namespace cbq {
 
+// What a run will take.
+struct RunPlan {
+  MemoryPlan memory;
+  double seconds;  // of all windows; 0 where that is not known
+};
+// ctx is the device to run on; without one the plan is for a device with memory enough, and knows no time.
+RunPlan plan_run(Context* ctx, const RunConfig& config);
+void print_plan(const RunPlan& plan, const RunConfig& config, const ModelConfig& model, std::FILE* out);
+// device [{what, bytes}], device_bytes, host_bytes, disk_bytes, expected_s.
+nlohmann::ordered_json plan_json(const RunPlan& plan);
+
 // Does the job and returns what is written to OUTPUT/report.json:
 //   config, model {architecture, blocks, parameters}, results {full_precision, nearest, quantised, each with
-//   perplexity, kl (nats a token), top1 (share)}, time_s by phase, peak_memory_bytes {compute, process}, memory_plan.
+//   perplexity, kl (nats a token), top1 (share)}, time_s by phase, peak_memory_bytes {reconstruct, compute, process},
+//   memory_plan as plan_json gives it.
 // `nearest` is round-to-nearest with the same bits from the mse start. Plan, progress and the table go to `log`. Goes
 // on where an interrupted run of the same config stopped; a finished one is only reported. Throws Error, and
 // Interrupted (of quant/cross_block.h) when `stop` is requested: the state is then saved.

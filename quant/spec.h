@@ -8,6 +8,10 @@
 
 namespace cbq {
 
+// Where the activation streams are kept: on the device; in host memory that it copies fast; in a file that the system
+// pages. automatic: on the device where they fit, else on the host.
+enum class Offload { automatic, device, host, disk };
+
 struct WeightSpec {
   int bits = 4;                  // 2, 3, 4, 5, 6, 8; 16 leaves the layer as it is
   std::int64_t group_size = -1;  // input columns that share a step size; -1: the whole row

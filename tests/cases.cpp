@@ -125,7 +125,8 @@ OpCase embedding_case(std::int64_t R, std::int64_t V, std::int64_t C) {
 }
 
 OpCase rope_case(std::int64_t B, std::int64_t T, std::int64_t H, std::int64_t D) {
-  const std::vector<Input> in = {{{B * T, H * D}}, {{T, D / 2}, Role::constant}, {{T, D / 2}, Role::constant}};
+  const std::vector<Input> in = {
+      {{B * T, H * D}}, {{T, D / 2}, Role::constant, Width::statistic}, {{T, D / 2}, Role::constant, Width::statistic}};
   return {"rope" + dims({B, T, H, D}),
           {"rope"},
           in,

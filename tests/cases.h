@@ -18,9 +18,14 @@ using HostFunction = std::function<Values(std::span<const Values> inputs)>;
 // How an input takes part: index inputs are i32, the others floats.
 enum class Role { differentiated, constant, index };
 
+// In which type a float input comes when values are bf16: in bf16 too, or, as statistics and learned parameters, in
+// f32.
+enum class Width { value, statistic };
+
 struct Input {
   Shape shape;
   Role role = Role::differentiated;
+  Width width = Width::value;
 };
 
 struct OpCase {

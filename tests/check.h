@@ -47,15 +47,18 @@ inline void expect_close(std::span<const double> actual, std::span<const double>
 }
 
 inline Tensor to_tensor(Context& ctx, const Input& input, DType dtype, std::span<const double> values) {
-  if (input.role != Role::index) return from_host<double>(ctx, input.shape, dtype, values);
+  if (input.role != Role::index)
+    return from_host<double>(ctx, input.shape, input.width == Width::value ? dtype : statistics_dtype(dtype), values);
   const std::vector<std::int32_t> ids(values.begin(), values.end());
   return from_host<std::int32_t>(ctx, input.shape, DType::i32, ids);
 }
 
-// The constant gradient that flows into a case's output of `count` elements.
+// The constant gradient that flows into a case's output of `count` elements, exact in every float type.
 inline Values seed_gradient(std::int64_t count) {
   Rng rng(7);
-  return rounded({normal(rng, count)})[0];
+  Values values = normal(rng, count);
+  for (double& v : values) v = double(bf16_to_f32(f32_to_bf16(float(v))));
+  return values;
 }
 
 struct Result {
@@ -133,11 +136,14 @@ inline void check_gradients(const OpCase& c, const HostFunction& f, std::span<co
 }
 
 // For INSTANTIATE_TEST_SUITE_P: letters, digits and underscores of the name.
-inline std::string case_name(const testing::TestParamInfo<OpCase>& info) {
-  std::string name = info.param.name;
+inline std::string case_label(const OpCase& c) {
+  std::string name = c.name;
   for (char& ch : name)
     if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
   return name;
+}
+inline std::string case_name(const testing::TestParamInfo<OpCase>& info) {
+  return case_label(info.param);
 }
 
 inline void PrintTo(const OpCase& c, std::ostream* out) {

@@ -241,6 +241,8 @@ ordered_json drawn(const std::string& name, const ordered_json& written, test::R
       {"rounding", {"nearest", "lora", "lora_ste", "dense", "sign", "weights"}},
       {"cfp", {"off", "paper", "msmodelslim"}},
       {"window_schedule", {"fixed", "grow"}},
+      {"precision", {"auto", "float32", "bfloat16"}},
+      {"offload", {"auto", "device", "host", "disk"}},
       {"export", {"compressed-tensors", "dense"}}};
   if (name == "wbits") return weight_widths[rng.below(7)];
   if (name == "abits" || name == "kv_bits") return activation_widths[rng.below(4)];

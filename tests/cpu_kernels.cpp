@@ -1,5 +1,6 @@
 // The CPU kernels of whole rows and single elements against the formulas of core/kernels.h in long double.
 #include "core/kernels.h"
+#include "core/rng.h"
 
 #include <bit>
 #include <limits>
@@ -183,6 +184,23 @@ TYPED_TEST(CpuKernels, EveryFloatTypeConverts) {
   ctx->kernels->convert(*ctx, copied, ids);
   EXPECT_EQ(to_host<std::int32_t>(*ctx, copied), std::vector<std::int32_t>(4, -7));
   EXPECT_THROW(ctx->kernels->convert(*ctx, copied, x), Error);
+}
+
+TEST(CpuCounts, DifferentCodes) {
+  const auto ctx = cpu::open();
+  for (const std::int64_t size : {1, 31, 33, 257, 100003}) {
+    Rng rng(9);
+    std::vector<std::uint8_t> a(static_cast<std::size_t>(size)), b(a);
+    std::int32_t expected = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      a[i] = std::uint8_t(rng.below(3)), b[i] = std::uint8_t(rng.below(3));
+      expected += a[i] != b[i];
+    }
+    const Tensor count(*ctx, {1}, DType::i32);
+    ctx->kernels->count_different(*ctx, count, from_host<std::uint8_t>(*ctx, {size}, DType::u8, a),
+                                  from_host<std::uint8_t>(*ctx, {size}, DType::u8, b));
+    EXPECT_EQ(to_host<std::int32_t>(*ctx, count)[0], expected) << size;
+  }
 }
 
 }  // namespace

@@ -1,36 +1,10 @@
-// The CUDA backend against the CPU backend: memory and matmul. Needs a GPU; says so when there is none.
-#include <gtest/gtest.h>
-
+// The CUDA backend against the CPU backend: memory and matmul.
 #include <cmath>
 
-#include "core/kernels.h"
-#include "core/rng.h"
-#include "core/tensor.h"
-#include "cpu/open.h"
-#include "cuda/open.h"
+#include "tests/gpu.h"
 
-namespace cbq {
+namespace cbq::test {
 namespace {
-
-class Cuda : public testing::Test {
- protected:
-  void SetUp() override {
-    try {
-      gpu = cuda::open();
-    } catch (const Error& e) {
-      GTEST_SKIP() << "1 test skipped, it needs a GPU: " << e.what();
-    }
-  }
-  std::unique_ptr<Context> cpu = cpu::open(0, FreshMemory::nan_bytes);
-  std::unique_ptr<Context> gpu;
-};
-
-std::vector<float> randn(std::int64_t count, std::uint64_t seed) {
-  Rng rng(seed);
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (float& v : values) v = float(rng.normal());
-  return values;
-}
 
 double relative_error(const std::vector<double>& a, const std::vector<double>& b) {
   double difference = 0, norm = 0;
@@ -41,16 +15,16 @@ double relative_error(const std::vector<double>& a, const std::vector<double>& b
   return std::sqrt(difference / norm);
 }
 
-TEST_F(Cuda, RoundTripsEveryDType) {
+TEST(Cuda, RoundTripsEveryDType) {
   const std::vector<float> values = randn(33 * 31, 1);
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-    const auto expected = to_host<float>(*cpu, from_host<float>(*cpu, {33, 31}, dtype, values));
-    EXPECT_EQ(to_host<float>(*gpu, from_host<float>(*gpu, {33, 31}, dtype, values)), expected) << dtype;
+    const auto expected = to_host<float>(host(), from_host<float>(host(), {33, 31}, dtype, values));
+    EXPECT_EQ(to_host<float>(gpu(), from_host<float>(gpu(), {33, 31}, dtype, values)), expected) << dtype;
   }
-  EXPECT_EQ(to_host<float>(*gpu, full(*gpu, {5, 7}, DType::f32, 2.5)), std::vector<float>(35, 2.5f));
+  EXPECT_EQ(to_host<float>(gpu(), full(gpu(), {5, 7}, DType::f32, 2.5)), std::vector<float>(35, 2.5f));
 }
 
-TEST_F(Cuda, MatmulAgreesWithTheCpu) {
+TEST(Cuda, MatmulAgreesWithTheCpu) {
   for (const DType dtype : {DType::f32, DType::bf16})
     for (const Trans ta : {Trans::no, Trans::yes})
       for (const Trans tb : {Trans::no, Trans::yes})
@@ -68,9 +42,9 @@ TEST_F(Cuda, MatmulAgreesWithTheCpu) {
             return y;
           };
           for (const Write write : {Write::set, Write::add}) {
-            const auto expected = to_host<double>(*cpu, run(*cpu, DType::f64, write));
-            const auto first = to_host<float>(*gpu, run(*gpu, dtype, write)),
-                       second = to_host<float>(*gpu, run(*gpu, dtype, write));
+            const auto expected = to_host<double>(host(), run(host(), DType::f64, write));
+            const auto first = to_host<float>(gpu(), run(gpu(), dtype, write)),
+                       second = to_host<float>(gpu(), run(gpu(), dtype, write));
             const double error = relative_error(std::vector<double>(first.begin(), first.end()), expected);
             EXPECT_TRUE(error <= (dtype == DType::f32 ? 1e-6 : 3e-3))
                 << error << " " << dtype << " " << m << " " << n << " " << k;
@@ -79,17 +53,49 @@ TEST_F(Cuda, MatmulAgreesWithTheCpu) {
         }
 }
 
-TEST_F(Cuda, CountsItsMemory) {
-  const std::int64_t before = gpu->allocator->bytes_in_use();
+TEST(Cuda, CountsItsMemory) {
+  const std::int64_t before = gpu().allocator->bytes_in_use();
   {
-    const Tensor x(*gpu, {1024, 1024}, DType::f32);
-    EXPECT_EQ(gpu->allocator->bytes_in_use(), before + (4 << 20));
+    const Tensor x(gpu(), {1024, 1024}, DType::f32);
+    EXPECT_EQ(gpu().allocator->bytes_in_use(), before + (4 << 20));
   }
-  EXPECT_EQ(gpu->allocator->bytes_in_use(), before);
-  EXPECT_THROW(Tensor(*gpu, {1 << 20, 1 << 20, 4}, DType::f32), Error);  // 16 TiB
-  EXPECT_EQ(to_host<float>(*gpu, full(*gpu, {3}, DType::f32, 1)), std::vector<float>(3, 1.0f))
+  EXPECT_EQ(gpu().allocator->bytes_in_use(), before);
+  EXPECT_THROW(Tensor(gpu(), {1 << 20, 1 << 20, 4}, DType::f32), Error);  // 16 TiB
+  EXPECT_EQ(to_host<float>(gpu(), full(gpu(), {3}, DType::f32, 1)), std::vector<float>(3, 1.0f))
       << "unusable after a failed allocation";
 }
 
+TEST(Cuda, CountsDifferentCodes) {
+  for (const std::int64_t size : {1, 31, 33, 257, 1000003}) {
+    Rng rng(9);
+    std::vector<std::uint8_t> a(static_cast<std::size_t>(size)), b(a);
+    std::int32_t expected = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      a[i] = std::uint8_t(rng.below(3)), b[i] = std::uint8_t(rng.below(3));
+      expected += a[i] != b[i];
+    }
+    const Tensor count(gpu(), {1}, DType::i32);
+    gpu().kernels->count_different(gpu(), count, from_host<std::uint8_t>(gpu(), {size}, DType::u8, a),
+                                   from_host<std::uint8_t>(gpu(), {size}, DType::u8, b));
+    EXPECT_EQ(to_host<std::int32_t>(gpu(), count)[0], expected) << size;
+  }
+}
+
+TEST(Cuda, MovesBetweenPageLockedMemoryAndTheDevice) {
+  constexpr std::int64_t kCount = 1 << 20;
+  const Storage host_memory(gpu().host_allocator, kCount * 4);
+  const auto values = static_cast<float*>(host_memory.data());
+  const auto expected = randn(kCount, 5);
+  std::copy(expected.begin(), expected.end(), values);
+  const Tensor x(gpu(), {kCount}, DType::f32);
+  gpu().kernels->upload(gpu(), x.data(), values, kCount * 4);
+  EXPECT_EQ(to_host<float>(gpu(), x), expected);
+  gpu().synchronize();
+  std::fill_n(values, kCount, 0.f);
+  gpu().kernels->download(gpu(), values, x.data(), kCount * 4);
+  gpu().synchronize();
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), values));
+}
+
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test

@@ -69,7 +69,7 @@ OpCase fake_quant_case(std::int64_t R, std::int64_t C, int bits, Symmetry symmet
   return {concat("fake_quant_", symmetry == Symmetry::symmetric ? "symmetric" : "asymmetric", "_", int(factor * 100),
                  "_of_100", dims({R, C, bits})),
           {"fake_quant_forward", "fake_quant_backward"},
-          {{{R, C}}, {{1}}},
+          {{{R, C}}, {{1}, Role::differentiated, Width::statistic}},
           [=] {
             Rng rng(kSeed);
             Values x(std::size_t(R * C));
@@ -86,8 +86,9 @@ OpCase fake_quant_case(std::int64_t R, std::int64_t C, int bits, Symmetry symmet
 
 OpCase clip_grid_case(std::int64_t out, std::int64_t groups, int bits, Symmetry symmetry, GridOutput wanted) {
   constexpr const char* kNames[] = {"_scale", "_zero", "_sum"};
-  const std::vector<Input> in = {
-      {{out, groups}, Role::constant}, {{out, groups}, Role::constant}, {{out, groups}}, {{out, groups}}};
+  const Input constant{{out, groups}, Role::constant, Width::statistic};
+  const Input learned{{out, groups}, Role::differentiated, Width::statistic};
+  const std::vector<Input> in = {constant, constant, learned, learned};
   // s, and z before rounding; the straight-through round is 1 * that plus a constant.
   const auto grid = [bits, symmetry](std::span<const Values> x, std::size_t i) -> RowGrid {
     const double s0 = x[0][i], z0 = x[1][i], low = x[2][i], high = x[3][i];

@@ -92,7 +92,7 @@ TEST(Packing, EveryFieldStandsWhereTheFormatSaysAndDequantisesToTheSameBits) {
 
     const auto codes = to_host<std::uint8_t>(*ctx, hard.codes);
     const auto zero_points = to_host<float>(*ctx, hard.zero);
-    const auto w_hat = to_host<float>(*ctx, dequantise(*ctx, hard, c.stored));
+    const auto w_hat = to_host<float>(*ctx, dequantise(*ctx, hard, c.stored, DType::f32));
     const auto wide =
         c.stored == DType::f32 ? read<std::uint32_t>(file, "x.weight_scale") : std::vector<std::uint32_t>();
     const auto narrow =

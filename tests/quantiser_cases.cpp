@@ -102,10 +102,11 @@ HostFunction quantise_weight_surrogate(std::span<const Values> point, const Quan
 }
 
 std::vector<Input> quantiser_inputs(const QuantiserSize& size, Offset kind, Role base) {
-  std::vector<Input> in = {
-      {{size.out, size.in}, base}, {{size.out, size.groups}, base}, {{size.out, size.groups}, base}};
-  if (kind == Offset::dense) in.push_back({{size.out, size.in}});
-  if (kind == Offset::factors) in.insert(in.end(), {{{size.out, size.K}}, {{size.K, size.in}}});
+  const Input grid{{size.out, size.groups}, base, Width::statistic};
+  std::vector<Input> in = {{{size.out, size.in}, base}, grid, grid};
+  const auto learn = [&in](Shape shape) { in.push_back({shape, Role::differentiated, Width::statistic}); };
+  if (kind == Offset::dense) learn({size.out, size.in});
+  if (kind == Offset::factors) learn({size.out, size.K}), learn({size.K, size.in});
   return in;
 }
 

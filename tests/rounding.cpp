@@ -68,7 +68,8 @@ TEST_F(Rounding, HardensToWhatTheHardForwardComputes) {
     const WeightRounding rounding = make(kind, {3, 32, Symmetry::asymmetric});
     const auto forward =
         to_host<float>(*ctx, ops::quantise_weight(*ctx, rounding.vars(*ctx, nullptr, Hardness::hard)).value);
-    EXPECT_EQ(to_host<float>(*ctx, dequantise(*ctx, rounding.harden(*ctx, DType::f32), DType::f32)), forward)
+    EXPECT_EQ(to_host<float>(*ctx, dequantise(*ctx, rounding.harden(*ctx, DType::f32), DType::f32, DType::f32)),
+              forward)
         << int(kind);
   }
 }
@@ -76,11 +77,11 @@ TEST_F(Rounding, HardensToWhatTheHardForwardComputes) {
 TEST_F(Rounding, DequantisedValuesAreOfTheStoredDType) {
   for (const DType stored : {DType::f16, DType::bf16}) {
     const HardWeight hard = make(RoundingKind::nearest, {4, 16, Symmetry::symmetric}).harden(*ctx, stored);
-    for (const Tensor& t : {hard.scale, dequantise(*ctx, hard, stored)})
+    for (const Tensor& t : {hard.scale, dequantise(*ctx, hard, stored, DType::f32)})
       EXPECT_EQ(to_host<float>(*ctx, convert(*ctx, t, stored)), to_host<float>(*ctx, t));
     const auto q = to_host<std::uint8_t>(*ctx, hard.codes);
     const auto s = to_host<float>(*ctx, hard.scale), z = to_host<float>(*ctx, hard.zero);
-    const auto w_hat = to_host<float>(*ctx, dequantise(*ctx, hard, stored));
+    const auto w_hat = to_host<float>(*ctx, dequantise(*ctx, hard, stored, DType::f32));
     for (std::size_t i = 0; i < q.size(); ++i) {
       const float exact = s[i / 16] * (float(q[i]) - z[i / 16]);
       ASSERT_EQ(w_hat[i], stored == DType::f16 ? f16_to_f32(f32_to_f16(exact)) : bf16_to_f32(f32_to_bf16(exact)));

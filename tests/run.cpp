@@ -1,4 +1,5 @@
-// `cbq run` end to end on examples/tiny-llama: what it writes, that it repeats, and that it survives being killed.
+// `cbq run` end to end on examples/tiny-llama: what it writes, what memory it takes, that it repeats, and that it
+// survives being killed.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -121,6 +122,8 @@ TEST_F(Run, EveryMethodAndKindRunsThrough) {
     ASSERT_FALSE(report.is_null()) << variants[i][0];
     EXPECT_TRUE(std::isfinite(report["results"]["quantised"]["kl"].get<double>())) << variants[i][0];
     EXPECT_LT(report["results"]["quantised"]["kl"], 4.0) << variants[i][0];
+    const double planned = report["memory_plan"]["device_bytes"].get<double>();
+    EXPECT_NEAR(planned / report["peak_memory_bytes"]["reconstruct"].get<double>(), 1, 0.1) << variants[i][0];
   }
 }
 

@@ -128,7 +128,7 @@ inline HardBlock random_hard_block(Context& ctx, Rng& rng, const ModelConfig& co
     const Shape shape = weight_shape(config, role);
     if (spec[i].weight.quantised()) {
       block.hard[i] = random_hard_weight(ctx, rng, shape, spec[i].weight, config.dtype, compute);
-      block.weights[role].weight = dequantise(ctx, *block.hard[i], config.dtype);
+      block.weights[role].weight = dequantise(ctx, *block.hard[i], config.dtype, compute);
     } else {
       block.weights[role].weight = normal_tensor(ctx, rng, shape, config.dtype, compute);
     }

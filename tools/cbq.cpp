@@ -50,6 +50,16 @@ void add_device(CLI::App* command, DeviceOptions& options) {
   command->add_option_function<std::string>("--device", choose, "Where to compute: cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->option_text("NAME=cpu");
+  const auto choose_precision = [&options](const std::string& name) {
+    options.precision = name == "float32"    ? Precision::f32
+                        : name == "bfloat16" ? Precision::bf16
+                                             : Precision::automatic;
+  };
+  command
+      ->add_option_function<std::string>("--precision", choose_precision,
+                                         "Of weights and activations; auto: float32, on a GPU bfloat16")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
+      ->option_text("NAME=auto");
   add_number(command, "--threads", options.threads, 0, kMostThreads, kThreadsAbout);
 }
 
@@ -74,6 +84,22 @@ The result is OUTPUT_DIR with the checkpoint and report.json. The same command g
 Examples:
   cbq run llama.json
   cbq run llama.json --set wbits=2 group_size=64 eval.windows=8 --json > result.json)")));
+}
+
+void add_plan(CLI::App& app, RunOptions& options) {
+  CLI::App* plan = app.add_subcommand("plan", "Say what memory and time a run would take");
+  add_file(plan, "CONFIG", options.config, "JSON file, as `cbq run` takes it");
+  add_settings(plan, options.settings);
+  add_json(plan, options.format);
+  plan->callback([&options] { plan_command(options); });
+  plan->footer(
+      footer(R"(Memory is counted by the run's own code on a device that computes nothing, and is right within a
+tenth. Time comes from the speed of one matrix product. A plan that does not fit the device is an error that
+says which settings need less. Nothing is written.
+
+Examples:
+  cbq plan llama.json
+  cbq plan llama.json --set device=cuda offload=host --json)"));
 }
 
 void add_train(CLI::App& app, TrainOptions& options) {
@@ -160,7 +186,7 @@ int report(std::string text, int exit_code) {
 }
 
 int run_command_line(int argc, char** argv) {
-  RunOptions run;
+  RunOptions run, plan;
   TrainOptions train;
   EvalOptions eval;
   InspectOptions inspect;
@@ -170,6 +196,7 @@ int run_command_line(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(footer("Each command explains itself: cbq COMMAND --help"));
   add_run(app, run);
+  add_plan(app, plan);
   add_train(app, train);
   add_eval(app, eval);
   add_inspect(app, inspect);

@@ -19,6 +19,8 @@ enum class ResultFormat { text, json };
 struct DeviceOptions {
   Device device = Device::cpu;
   int threads = 0;  // of the CPU; 0: as many as the machine has
+  Precision precision = Precision::automatic;
+  DType compute() const { return compute_dtype(precision, device); }
 };
 
 struct RunOptions {
@@ -28,6 +30,9 @@ struct RunOptions {
 };
 // Quantises a model as the configuration says. An interrupt (Ctrl-C) or SIGTERM saves the state first.
 void run_command(const RunOptions& options);
+
+// What that run would take: memory by item and place, and the expected time. Does no work and writes nothing.
+void plan_command(const RunOptions& options);
 
 struct TrainOptions {
   std::filesystem::path config;

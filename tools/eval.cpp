@@ -37,7 +37,7 @@ std::vector<Tensor> states(Context& ctx, const Model& model, const Windows& wind
 
 Quality measure_all(Context& ctx, const EvalOptions& options, const Model& model, const Windows& windows) {
   if (!options.reference) return measure(ctx, model, states(ctx, model, windows, "blocks"), windows);
-  const Model reference(ctx, *options.reference);
+  const Model reference(ctx, *options.reference, options.device.compute());
   require_input(reference.config().vocab == model.config().vocab, options.reference->string(),
                 ": expected a reference with the model's vocabulary of ", model.config().vocab, ", found ",
                 reference.config().vocab);
@@ -82,7 +82,7 @@ void eval_command(const EvalOptions& options) {
                 ", the positions of the model, found ", seqlen);
   const Windows windows = read_windows(options, config, seqlen);
   const std::unique_ptr<Context> ctx = open_device(options.device);
-  const Model model(*ctx, options.model);
+  const Model model(*ctx, options.model, options.device.compute());
   const Quality quality = measure_all(*ctx, options, model, windows);
   require(std::isfinite(quality.perplexity), options.model.string(), ": expected a finite perplexity, found ",
           quality.perplexity, "; the weights or the numbers between blocks overflow");

@@ -9,7 +9,7 @@ namespace cbq {
 void generate_command(const GenerateOptions& options) {
   const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(options.model);
   const std::unique_ptr<Context> ctx = open_device(options.device);
-  const Model model(*ctx, options.model);
+  const Model model(*ctx, options.model, options.device.compute());
   const bool is_streamed = options.format == ResultFormat::text;
   const std::string text =
       generate(*ctx, model, *tokenizer, options.prompt, options.generation, [&](std::string_view piece) {

@@ -5,11 +5,6 @@
 
 namespace cbq::ops {
 
-// Row statistics, losses and learned quantiser parameters stay in f32 when the values are narrower.
-inline DType statistics_dtype(DType x) {
-  return x == DType::f64 ? DType::f64 : DType::f32;
-}
-
 inline void require_float(const char* op, const char* what, const Tensor& x) {
   require(bool(x), op, ": ", what, " is empty, expected a tensor");
   require(is_float(x.dtype()), op, ": expected floats in ", what, ", got ", x.dtype(), " ", x.shape());

@@ -56,6 +56,12 @@ struct MeanNode {
   }
 };
 
+struct CastNode {
+  DType dtype;  // of x
+  std::int64_t saved_bytes() const { return 0; }
+  void backward(Context& ctx, const Tensor& dy, const Grads& grads) const { grads.set(0, convert(ctx, dy, dtype)); }
+};
+
 struct ReshapeNode {
   Shape shape;
   std::int64_t saved_bytes() const { return 0; }
@@ -99,6 +105,12 @@ Var mean(Context& ctx, const Var& x) {
   Tensor y(ctx, {1}, statistics_dtype(x.value.dtype()));
   ctx.kernels->mean_forward(ctx, y, x.value);
   return Tape::record(std::move(y), {x}, MeanNode{x.shape(), x.value.dtype()});
+}
+
+Var cast(Context& ctx, const Var& x, DType dtype) {
+  require_float("cast", "x", x.value);
+  if (x.value.dtype() == dtype) return x;
+  return Tape::record(convert(ctx, x.value, dtype), {x}, CastNode{x.value.dtype()});
 }
 
 Var reshape(Context&, const Var& x, Shape shape) {

@@ -1,0 +1,166 @@
+// LayerNorm, Ba et al. 2016:
+//   y = n * w + b,  n = (x - mean) * rstd,  rstd = 1 / sqrt(var_c(x) + eps), biased variance
+//   dx = rstd (w dy - mean_c(w dy) - n mean_c(w dy n)),  dw = sum_r(dy n),  db = sum_r(dy)
+#include "cuda/row.cuh"
+
+namespace cbq::cuda {
+namespace {
+
+// Mean and 1 / sqrt(variance + eps) of a row; the variance from the centred row, which loses no digits to the mean.
+template <class S, class T>
+__device__ float2 moments(const RowIn<S, T>& in, std::int64_t cols, float eps) {
+  float sum = 0, squares = 0;
+  walk<S>(cols, [&](int i, auto c) {
+    const Pack<T, S::kPack> v = in.at(i, c);
+#pragma unroll
+    for (int k = 0; k < S::kPack; ++k) sum += to_float(v.v[k]);
+  });
+  const float mean = row_reduce<S>(sum, Sum()) / float(cols);
+  walk<S>(cols, [&](int i, auto c) {
+    const Pack<T, S::kPack> v = in.at(i, c);
+#pragma unroll
+    for (int k = 0; k < S::kPack; ++k) squares += (to_float(v.v[k]) - mean) * (to_float(v.v[k]) - mean);
+  });
+  return {mean, 1 / sqrtf(row_reduce<S>(squares, Sum()) / float(cols) + eps)};
+}
+
+// Floor: x read, y written; w and b, one row each, stay in the L1 cache. The row is held over both reductions.
+template <class S, class T>
+__global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
+    forward_kernel(Rows<T> y, float* mean, float* rstd, Rows<const T> x, const T* w, const T* b, float eps) {
+  constexpr int N = S::kPack;
+  take_row<S>(x.rows, [&](std::int64_t r) {
+    const RowIn<S, T> in(row_of(x, r), x.cols);
+    const float2 of_row = moments(in, x.cols, eps);
+    const float m = of_row.x, s = of_row.y;
+    walk<S>(x.cols, [&](int i, auto c) {
+      const Pack<T, N> v = in.at(i, c), weight = load_pack<N>(w + c), bias = load_pack<N>(b + c);
+      Pack<T, N> out;
+#pragma unroll
+      for (int k = 0; k < N; ++k)
+        out.v[k] = from_float<T>((to_float(v.v[k]) - m) * s * to_float(weight.v[k]) + to_float(bias.v[k]));
+      store_pack(row_of(y, r) + c, out);
+    });
+    if (mean && threadIdx.x == 0) mean[r] = m;
+    if (rstd && threadIdx.x == 0) rstd[r] = s;
+  });
+}
+
+// Without dw and db a block takes one row. With them each walker takes several and keeps its columns' sums in
+// registers.
+enum class WeightGrad { skipped, summed };
+
+template <class T>
+struct Inputs {
+  Rows<const T> dy, x;
+  const T* w;
+  const float *mean, *rstd;
+};
+
+// Floor: dy and x read, dx written.
+template <class S, class T, WeightGrad kWeight>
+__global__ void __launch_bounds__(S::kBlockThreads,
+                                  kWeight == WeightGrad::skipped ? S::kBlocksPerSm : S::kWalkingBlocksPerSm)
+    backward_kernel(Rows<T> dx, float* partial_w, float* partial_b, Inputs<T> a) {
+  constexpr int N = S::kPack;
+  const std::int64_t cols = a.x.cols;
+  [[maybe_unused]] float dw[S::kElements] = {}, db[S::kElements] = {};
+  const auto take = [&](std::int64_t r) {
+    const RowIn<S, T> grad(row_of(a.dy, r), cols), in(row_of(a.x, r), cols);
+    const float m = a.mean[r], s = a.rstd[r];
+    float sums[2] = {};  // of w dy and w dy n
+    walk<S>(cols, [&](int i, auto c) {
+      const Pack<T, N> g = grad.at(i, c), v = in.at(i, c), weight = load_pack<N>(a.w + c);
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        const float wg = to_float(weight.v[k]) * to_float(g.v[k]);
+        sums[0] += wg;
+        sums[1] += wg * ((to_float(v.v[k]) - m) * s);
+      }
+    });
+    row_reduce<S>(sums, Sum());
+    const float mean_g = sums[0] / float(cols), mean_gn = sums[1] / float(cols);
+    walk<S>(cols, [&](int i, auto c) {
+      const Pack<T, N> g = grad.at(i, c), v = in.at(i, c), weight = load_pack<N>(a.w + c);
+      Pack<T, N> out;
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        const float n = (to_float(v.v[k]) - m) * s;
+        out.v[k] = from_float<T>(s * (to_float(weight.v[k]) * to_float(g.v[k]) - mean_g - n * mean_gn));
+        if constexpr (kWeight == WeightGrad::summed)
+          dw[i * N + k] += to_float(g.v[k]) * n, db[i * N + k] += to_float(g.v[k]);
+      }
+      if (dx.data) store_pack(row_of(dx, r) + c, out);
+    });
+  };
+  if constexpr (kWeight == WeightGrad::summed) {
+    walk_rows<S>(a.x.rows, take);
+    store_partial<S>(partial_w, cols, dw);
+    store_partial<S>(partial_b, cols, db);
+  } else {
+    take_row<S>(a.x.rows, take);
+  }
+}
+
+template <class T>
+struct WeightTerm {
+  Inputs<T> a;
+  __device__ float operator()(std::int64_t r, std::int64_t c) const {
+    return to_float(row_of(a.dy, r)[c]) * ((to_float(row_of(a.x, r)[c]) - a.mean[r]) * a.rstd[r]);
+  }
+};
+
+template <class T>
+struct BiasTerm {
+  Rows<const T> dy;
+  __device__ float operator()(std::int64_t r, std::int64_t c) const { return to_float(row_of(dy, r)[c]); }
+};
+
+template <class S, class T>
+void backward(Context& ctx, Rows<T> dx, T* dw, T* db, const Inputs<T>& a) {
+  constexpr const char* kName = "layer_norm_backward";
+  const std::int64_t row_count = a.x.rows, cols = a.x.cols;
+  if constexpr (S::kHeld) {
+    if (dw || db) {
+      const LaunchShape shape = S::walkers(row_count);
+      const std::int64_t walkers = std::int64_t(shape.blocks.x) * S::kRowsPerBlock;
+      const Storage storage(ctx.allocator, 2 * walkers * cols * std::int64_t(sizeof(float)));
+      float *of_w = static_cast<float*>(storage.data()), *of_b = of_w + walkers * cols;
+      launch(kName, ctx, shape, backward_kernel<S, T, WeightGrad::summed>, dx, of_w, of_b, a);
+      sum_partial(kName, ctx, dw, of_w, walkers, cols);
+      return sum_partial(kName, ctx, db, of_b, walkers, cols);
+    }
+  }
+  if (dx.data && row_count > 0)
+    launch(kName, ctx, S::rows(row_count), backward_kernel<S, T, WeightGrad::skipped>, dx, nullptr, nullptr, a);
+  sum_columns(kName, ctx, dw, row_count, cols, WeightTerm<T>{a});
+  sum_columns(kName, ctx, db, row_count, cols, BiasTerm<T>{a.dy});
+}
+
+}  // namespace
+
+void layer_norm_forward(Context& ctx, View y, View mean, View rstd, View x, View w, View b, double eps) {
+  if (x.rows() == 0) return;
+  dispatch_value(x.dtype, "layer_norm_forward", [&]<class T>() {
+    const Rows<T> out = rows<T>(y);
+    const Rows<const T> in = rows<const T>(x);
+    const T *weight = elements<const T>(w), *bias = elements<const T>(b);
+    const auto run = [&]<class S>(S) {
+      launch("layer_norm_forward", ctx, S::rows(in.rows), forward_kernel<S, T>, out, elements<float>(mean),
+             elements<float>(rstd), in, weight, bias, float(eps));
+    };
+    dispatch_row<T>(in.cols, run, out, in, as_row(weight, in.cols), as_row(bias, in.cols));
+  });
+}
+
+void layer_norm_backward(Context& ctx, View dx, View dw, View db, View dy, View x, View w, View mean, View rstd) {
+  dispatch_value(x.dtype, "layer_norm_backward", [&]<class T>() {
+    const Rows<T> out = rows<T>(dx);
+    const Inputs<T> in = {rows<const T>(dy), rows<const T>(x), elements<const T>(w), elements<const float>(mean),
+                          elements<const float>(rstd)};
+    const auto run = [&]<class S>(S) { backward<S, T>(ctx, out, elements<T>(dw), elements<T>(db), in); };
+    dispatch_row<T>(in.x.cols, run, out, in.dy, in.x, as_row(in.w, in.x.cols));
+  });
+}
+
+}  // namespace cbq::cuda

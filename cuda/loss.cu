@@ -1,0 +1,288 @@
+// Losses. Softmaxes are taken less the row's maximum, so that nothing overflows:
+// lse(x) = max x + log sum_c exp(x - max x).
+//
+//   mse           L = mean((a - b)^2);                          da = 2 dL (a - b) / count, db = -da
+//   kl            L_r = sum_c p (log p - log q), p = softmax(a), q = softmax(b), log p = a - lse(a);
+//                 da = dL_r p (log p - log q - L_r), db = dL_r (q - p)
+//   cross entropy L_r = lse(x) - x_target;                      dx = dL_r (softmax(x) - onehot(target));
+//                 0 where target < 0, NaN where it is beyond the columns, for which the device does not stop.
+//
+// KL in one walk over a row whose maxima A, B are known. With d = (a - b) - (A - B), which is small where p is near q,
+//   P = sum_c exp(a - A), Q = sum_c exp(b - B), m = sum_c exp(a - A) d / P:
+//   L_r = m - log(P / Q),  log p - log q - L_r = d - m.
+// L_r is wrong by about 1e-7, the error of the exponentials; da by 1e-7 of itself, db by 1e-7 of the larger of p and q.
+#include "cuda/row.cuh"
+
+namespace cbq::cuda {
+namespace {
+
+// Floor: one read of a and b. Pack sums in f32, all others in double.
+template <int N, class T>
+__global__ void __launch_bounds__(kSumThreads) mse_kernel(double* of_block, Rows<const T> a, Rows<const T> b) {
+  const std::int64_t per_row = a.cols / N, count = a.rows * per_row;
+  double sum = 0;
+#pragma unroll 4
+  for (std::int64_t i = blockIdx.x * std::int64_t(kSumThreads) + threadIdx.x; i < count;
+       i += std::int64_t(gridDim.x) * kSumThreads) {
+    const std::int64_t r = a.rows == 1 ? 0 : i / per_row, c = (i - r * per_row) * N;
+    const Pack<T, N> x = load_pack<N>(row_of(a, r) + c), y = load_pack<N>(row_of(b, r) + c);
+    float of_pack = 0;
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const float difference = to_float(x.v[k]) - to_float(y.v[k]);
+      of_pack += difference * difference;
+    }
+    sum += double(of_pack);
+  }
+  const double total = block_reduce<kSumThreads>(sum, Sum());
+  if (threadIdx.x == 0) of_block[blockIdx.x] = total;
+}
+
+struct WriteMean {
+  float* loss;
+  double count;
+  __device__ void operator()(double sum) const { *loss = float(sum / count); }
+};
+
+struct MseGradient {
+  const float* dloss;
+  float two_by_count;
+  __device__ float2 operator()(float a, float b) const {
+    const float da = *dloss * two_by_count * (a - b);
+    return {da, -da};
+  }
+};
+
+template <int N, class T>
+void mse(Context& ctx, float* loss, Rows<const T> a, Rows<const T> b, std::int64_t count) {
+  const std::int64_t needed = (count / N + kSumThreads - 1) / kSumThreads;
+  const std::int64_t blocks = needed < 1 ? 1 : needed < kSumBlocks ? needed : kSumBlocks;
+  const Storage partial(ctx.allocator, blocks * std::int64_t(sizeof(double)));
+  double* of_block = static_cast<double*>(partial.data());
+  launch("mse_forward", ctx, {unsigned(blocks), kSumThreads}, mse_kernel<N, T>, of_block, a, b);
+  launch("mse_forward", ctx, {1, kSumThreads}, finish_sum_kernel<WriteMean>, static_cast<const double*>(of_block),
+         blocks, WriteMean{loss, double(count)});
+}
+
+// The sum of two f32 numbers, for digits that one cannot hold.
+struct Split {
+  float high, low;
+};
+
+// x - y with its rounding error (Knuth's TwoSum).
+__device__ Split split_difference(float x, float y) {
+  const float high = x - y, back = high - x;
+  return {high, isfinite(high) ? (x - (high - back)) - (y + back) : 0.0f};
+}
+
+// a - b - shift, wrong by about an ulp of the result: b may be a plus a large constant. For bf16 a - b is exact as it
+// is, but for exponents more than 16 apart.
+template <class T>
+__device__ float difference(T a, T b, Split shift) {
+  const float x = to_float(a), y = to_float(b);
+  if constexpr (std::is_same_v<T, bf16>) return (x - y - shift.high) - shift.low;
+  const Split exact = split_difference(x, y);
+  return (exact.high - shift.high) + (exact.low - shift.low);
+}
+
+struct KlRow {
+  float largest_a, largest_b;
+  Split pivot;                   // A - B
+  double sum_a, sum_b, sum_a_d;  // P, Q, P m
+};
+
+// Two fast_exp an element. The sums of a pack are f32, all others double: conversions run at the speed of fast_exp.
+template <class S, class T>
+__device__ KlRow kl_row(const RowIn<S, T>& a, const RowIn<S, T>& b, std::int64_t cols) {
+  constexpr int N = S::kPack;
+  float largest[2] = {-INFINITY, -INFINITY};
+  walk<S>(cols, [&](int i, auto c) {
+    const Pack<T, N> u = a.at(i, c), v = b.at(i, c);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      largest[0] = fmaxf(largest[0], to_float(u.v[k]));
+      largest[1] = fmaxf(largest[1], to_float(v.v[k]));
+    }
+  });
+  row_reduce<S>(largest, Max());
+
+  const Split pivot = split_difference(largest[0], largest[1]);
+  double sums[3] = {};
+  walk<S>(cols, [&](int i, auto c) {
+    const Pack<T, N> u = a.at(i, c), v = b.at(i, c);
+    float of_pack[3] = {};
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const float p = fast_exp(to_float(u.v[k]) - largest[0]);
+      of_pack[0] += p;
+      of_pack[1] += fast_exp(to_float(v.v[k]) - largest[1]);
+      of_pack[2] += p * difference(u.v[k], v.v[k], pivot);
+    }
+#pragma unroll
+    for (int k = 0; k < 3; ++k) sums[k] += double(of_pack[k]);
+  });
+  row_reduce<S>(sums, Sum());
+  return {largest[0], largest[1], pivot, sums[0], sums[1], sums[2]};
+}
+
+// Floor: a and b read. Both rows are held from the maxima to the sums.
+template <class S, class T>
+__global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
+    kl_forward_kernel(float* loss, Rows<const T> a, Rows<const T> b) {
+  take_row<S>(a.rows, [&](std::int64_t r) {
+    const RowIn<S, T> of_a(row_of(a, r), a.cols), of_b(row_of(b, r), a.cols);
+    const KlRow row = kl_row(of_a, of_b, a.cols);
+    if (threadIdx.x == 0) loss[r] = float(row.sum_a_d / row.sum_a - log(row.sum_a / row.sum_b));
+  });
+}
+
+// Floor: a and b read, da and db written. Four fast_exp an element take 18 us for 2^24 elements, which move in 31 us.
+template <class S, class T>
+__global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
+    kl_backward_kernel(Rows<T> da, Rows<T> db, const float* dloss, Rows<const T> a, Rows<const T> b) {
+  constexpr int N = S::kPack;
+  take_row<S>(a.rows, [&](std::int64_t r) {
+    const RowIn<S, T> of_a(row_of(a, r), a.cols), of_b(row_of(b, r), a.cols);
+    const KlRow row = kl_row(of_a, of_b, a.cols);
+    const float seed = dloss[r], per_p = 1 / float(row.sum_a), per_q = 1 / float(row.sum_b);
+    const Split shift = {row.pivot.high, row.pivot.low + float(row.sum_a_d) * per_p};
+    walk<S>(a.cols, [&](int i, auto c) {
+      const Pack<T, N> u = of_a.at(i, c), v = of_b.at(i, c);
+      Pack<T, N> to_a, to_b;
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        const float p = fast_exp(to_float(u.v[k]) - row.largest_a) * per_p;
+        const float q = fast_exp(to_float(v.v[k]) - row.largest_b) * per_q;
+        to_a.v[k] = from_float<T>(seed * p * difference(u.v[k], v.v[k], shift));
+        to_b.v[k] = from_float<T>(seed * (q - p));
+      }
+      if (da.data) store_pack(row_of(da, r) + c, to_a);
+      if (db.data) store_pack(row_of(db, r) + c, to_b);
+    });
+  });
+}
+
+// Floor: logits read, in one walk.
+template <class S, class T>
+__global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
+    cross_entropy_forward_kernel(float* loss, Rows<const T> logits, const std::int32_t* targets) {
+  take_row<S>(logits.rows, [&](std::int64_t r) {
+    const std::int32_t target = targets[r];
+    if (target < 0 || target >= logits.cols) {
+      if (threadIdx.x == 0) loss[r] = target < 0 ? 0 : NAN;
+      return;
+    }
+    const RowIn<S, T> in(row_of(logits, r), logits.cols);
+    const RowSoftmax of_row = row_softmax(in, logits.cols);
+    if (threadIdx.x == 0)
+      loss[r] = float(log(of_row.sum) + (double(of_row.largest) - double(to_float(row_of(logits, r)[target]))));
+  });
+}
+
+// Floor: logits read, dlogits written. A row too long to be held is read twice.
+template <class S, class T>
+__global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
+    cross_entropy_backward_kernel(Rows<T> dlogits, const float* dloss, Rows<const T> logits,
+                                  const std::int32_t* targets) {
+  constexpr int N = S::kPack;
+  take_row<S>(logits.rows, [&](std::int64_t r) {
+    const std::int32_t target = targets[r];
+    if (target < 0) {
+      walk<S>(logits.cols, [&](int, auto c) {
+        Pack<T, N> zeros;
+#pragma unroll
+        for (int k = 0; k < N; ++k) zeros.v[k] = from_float<T>(0);
+        store_pack(row_of(dlogits, r) + c, zeros);
+      });
+      return;
+    }
+    const RowIn<S, T> in(row_of(logits, r), logits.cols);
+    const RowSoftmax of_row = row_softmax(in, logits.cols);
+    const float seed = target < logits.cols ? dloss[r] : NAN, per_p = 1 / float(of_row.sum);
+    walk<S>(logits.cols, [&](int i, auto c) {
+      const Pack<T, N> v = in.at(i, c);
+      const std::int64_t after = target - std::int64_t(c);
+      const int place = after >= 0 && after < N ? int(after) : -1;  // of the target in this pack
+      Pack<T, N> out;
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        const float p = fast_exp(to_float(v.v[k]) - of_row.largest) * per_p;
+        out.v[k] = from_float<T>(seed * (k == place ? p - 1 : p));
+      }
+      store_pack(row_of(dlogits, r) + c, out);
+    });
+  });
+}
+
+}  // namespace
+
+void mse_forward(Context& ctx, View loss, View a, View b) {
+  dispatch_value(a.dtype, "mse_forward", [&]<class T>() {
+    Rows<const T> x = rows<const T>(a), y = rows<const T>(b);
+    std::int64_t row_count = x.rows, cols = x.cols;
+    flatten(row_count, cols, x, y);
+    constexpr int N = kPackOf<T>;
+    if (packs<N>(x) && packs<N>(y))
+      mse<N>(ctx, elements<float>(loss), x, y, a.count());
+    else
+      mse<1>(ctx, elements<float>(loss), x, y, a.count());
+  });
+}
+
+void mse_backward(Context& ctx, View da, View db, View dloss, View a, View b) {
+  dispatch_value(a.dtype, "mse_backward", [&]<class T>() {
+    const MseGradient gradient = {elements<const float>(dloss), float(2.0 / double(a.count()))};
+    map_two("mse_backward", ctx, rows<T>(da), rows<T>(db), a.rows(), a.cols(), gradient, rows<const T>(a),
+            rows<const T>(b));
+  });
+}
+
+void kl_forward(Context& ctx, View loss, View a, View b) {
+  if (a.rows() == 0) return;
+  dispatch_value(a.dtype, "kl_forward", [&]<class T>() {
+    const Rows<const T> x = rows<const T>(a), y = rows<const T>(b);
+    const auto run = [&]<class S>(S) {
+      launch("kl_forward", ctx, S::rows(x.rows), kl_forward_kernel<S, T>, elements<float>(loss), x, y);
+    };
+    dispatch_row<T>(x.cols, run, x, y);
+  });
+}
+
+void kl_backward(Context& ctx, View da, View db, View dloss, View a, View b) {
+  if (a.rows() == 0 || (!da && !db)) return;
+  dispatch_value(a.dtype, "kl_backward", [&]<class T>() {
+    const Rows<T> dx = rows<T>(da), dy = rows<T>(db);
+    const Rows<const T> x = rows<const T>(a), y = rows<const T>(b);
+    const auto run = [&]<class S>(S) {
+      launch("kl_backward", ctx, S::rows(x.rows), kl_backward_kernel<S, T>, dx, dy, elements<const float>(dloss), x, y);
+    };
+    dispatch_row<T>(x.cols, run, dx, dy, x, y);
+  });
+}
+
+void cross_entropy_forward(Context& ctx, View loss, View logits, View targets) {
+  if (logits.rows() == 0) return;
+  dispatch_value(logits.dtype, "cross_entropy_forward", [&]<class T>() {
+    const Rows<const T> x = rows<const T>(logits);
+    const auto run = [&]<class S>(S) {
+      launch("cross_entropy_forward", ctx, S::rows(x.rows), cross_entropy_forward_kernel<S, T>, elements<float>(loss),
+             x, elements<const std::int32_t>(targets));
+    };
+    dispatch_row<T>(x.cols, run, x);
+  });
+}
+
+void cross_entropy_backward(Context& ctx, View dlogits, View dloss, View logits, View targets) {
+  if (logits.rows() == 0) return;
+  dispatch_value(logits.dtype, "cross_entropy_backward", [&]<class T>() {
+    const Rows<T> dx = rows<T>(dlogits);
+    const Rows<const T> x = rows<const T>(logits);
+    const auto run = [&]<class S>(S) {
+      launch("cross_entropy_backward", ctx, S::rows(x.rows), cross_entropy_backward_kernel<S, T>, dx,
+             elements<const float>(dloss), x, elements<const std::int32_t>(targets));
+    };
+    dispatch_row<T>(x.cols, run, dx, x);
+  });
+}
+
+}  // namespace cbq::cuda

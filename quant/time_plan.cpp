@@ -1,0 +1,73 @@
+#include "quant/time_plan.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/kernels.h"
+#include "quant/reconstruct.h"
+
+namespace cbq {
+namespace {
+
+// Share of the product's speed that whole steps reach, and the least time of one: launches of some hundred kernels
+// (docs/kernels.md, `bench/window`).
+constexpr double kShare = 0.75, kLeastStepOnGpu = 3e-3;
+
+struct BlockFlops {
+  double linear, attention;  // of one forward of one sample
+};
+
+BlockFlops block_flops(const RunConfig& config, const ModelConfig& model) {
+  double weights = 0;
+  for (const LinearRole role : linear_roles(model.family)) weights += double(weight_shape(model, role).count());
+  const double tokens = double(config.seqlen);
+  return {2 * weights * tokens, 2 * tokens * tokens * double(model.heads * model.head_dim)};
+}
+
+double product_seconds(Context& ctx, std::int64_t rows, std::int64_t in, std::int64_t out, DType dtype) {
+  const Tensor x = full(ctx, {rows, in}, dtype, 0.5), w = full(ctx, {out, in}, dtype, 0.5), y(ctx, {rows, out}, dtype);
+  double least = 1e30;
+  for (int i = 0; i < 3; ++i) {
+    ctx.synchronize();
+    const auto start = std::chrono::steady_clock::now();
+    ctx.kernels->matmul(ctx, y, x, Trans::no, w, Trans::yes, View(), Write::set);
+    ctx.synchronize();
+    least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return least;
+}
+
+std::int64_t steps_of_window(const RunConfig& config) {
+  return config.epochs * ((config.nsamples + config.batch_size - 1) / config.batch_size);
+}
+
+}  // namespace
+
+double reconstruction_flops(const RunConfig& config, const ModelConfig& model, std::int64_t calibration_samples) {
+  const BlockFlops block = block_flops(config, model);
+  const double forward = block.linear + block.attention;
+  double flops = 2 * double(model.layers) * double(calibration_samples) * forward;
+  if (config.method != Method::cbq) return flops;
+  for (const Window& window : plan_windows(config, model.layers)) {
+    const double blocks = double(window.end - window.begin);
+    flops += blocks * double(config.epochs * config.nsamples) * (3 * block.linear + 3.5 * block.attention);
+    if (config.homologous) flops += blocks * double(calibration_samples) * forward;
+  }
+  return flops;
+}
+
+double expected_seconds(Context& ctx, const RunConfig& config, const ModelConfig& model,
+                        std::int64_t calibration_samples) {
+  if (config.method != Method::cbq) return 0;
+  const std::int64_t rows = config.batch_size * config.seqlen;
+  const double product =
+      product_seconds(ctx, rows, model.hidden, model.ffn, compute_dtype(config.precision, ctx.device));
+  const double rate = 2 * double(rows) * double(model.hidden) * double(model.ffn) / product;
+  const double least =
+      ctx.device == Device::cuda
+          ? kLeastStepOnGpu * double(plan_windows(config, model.layers).size()) * double(steps_of_window(config))
+          : 0;
+  return std::max(least, reconstruction_flops(config, model, calibration_samples) / (kShare * rate));
+}
+
+}  // namespace cbq

@@ -1,0 +1,396 @@
+// The quantisers on the GPU against the CPU: equal codes on inputs clear of ties, equal bits between the kernels of the
+// GPU that must agree, gradients against f64, starting grids by the rounding error they reach.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "tests/gpu.h"
+#include "tests/quant_reference.h"
+
+namespace cbq::test {
+namespace {
+
+const DType kTypes[] = {DType::f32, DType::bf16};
+constexpr double kTolerance = 2e-5;  // of f32 sums, as on the CPU
+
+double in_type(DType dtype, double x) {
+  return dtype == DType::bf16 ? double(bf16_to_f32(f32_to_bf16(float(x)))) : double(float(x));
+}
+
+// A problem whose weights are exact in `dtype` and still clear of ties.
+RoundingProblem problem_in(const RoundingSpec& spec, DType dtype, std::uint64_t seed) {
+  RoundingProblem p = random_problem(spec, seed);
+  Rng rng(seed + 1);
+  const double levels = double(1 << spec.bits);
+  for (std::size_t i = 0; i < p.w.size(); ++i) {
+    const std::size_t g = p.group_of(i);
+    p.w[i] = in_type(dtype, p.w[i]);
+    while (!p.safe(i)) p.w[i] = in_type(dtype, p.scale[g] * (levels * (1.4 * rng.uniform() - 0.2) - p.zero[g]));
+  }
+  return p;
+}
+
+// The tensors of a problem: w in `dtype`, all else in f32, or all in f64 on the CPU.
+RoundingTensors tensors_on(Context& ctx, const RoundingProblem& p, DType dtype) {
+  RoundingTensors t(ctx, p, dtype == DType::f64 ? DType::f64 : DType::f32);
+  t.w = from_host<double>(ctx, t.w.shape(), dtype, p.w);
+  return t;
+}
+
+// Those of the CPU's tests, and sizes of several tiles: groups of one, several and parts of a warp's columns, ranks
+// that are compiled for, filled up and multiplied out.
+std::vector<RoundingSpec> specs() {
+  std::vector<RoundingSpec> all = rounding_specs();
+  const std::int64_t sizes[][3] = {{300, 264, 1}, {70, 512, 8}, {33, 2048, 16}, {9, 528, 2},
+                                   {40, 192, 8},  {513, 40, 5}, {6, 768, 3},    {260, 65, 13}};
+  std::int64_t rank = 1;
+  for (Rounder rounder : {Rounder::straight_through, Rounder::sigmoid, Rounder::sigmoid_hard})
+    for (OffsetKind offset : {OffsetKind::none, OffsetKind::dense, OffsetKind::product})
+      for (const auto& size : sizes)
+        all.push_back({size[0], size[1], size[2], rank++ % 12 + 1, 4, Symmetry::asymmetric, rounder, offset});
+  return all;
+}
+
+std::vector<std::uint8_t> bytes_of(Context& ctx, const Tensor& x) {
+  std::vector<std::uint8_t> bytes(std::size_t(x.bytes()));
+  if (x) to_host_bytes(ctx, std::as_writable_bytes(std::span(bytes)), x);
+  return bytes;
+}
+
+Tensor forward(Context& ctx, const RoundingTensors& t) {
+  Tensor y(ctx, t.w.shape(), t.w.dtype());
+  ctx.kernels->quantise_weight_forward(ctx, y, t.quantiser());
+  return y;
+}
+
+Tensor codes_of(Context& ctx, const RoundingTensors& t) {
+  Tensor codes(ctx, t.w.shape(), DType::u8);
+  ctx.kernels->weight_codes(ctx, codes, t.quantiser());
+  return codes;
+}
+
+Tensor dequantise(Context& ctx, const Tensor& codes, const RoundingTensors& t, DType dtype) {
+  Tensor y(ctx, codes.shape(), dtype);
+  ctx.kernels->dequantise_weight(ctx, y, codes, t.grid());
+  return y;
+}
+
+RoundingTensors backward(Context& ctx, const RoundingTensors& t, const Tensor& dw_hat) {
+  RoundingTensors g = t.like(ctx);
+  ctx.kernels->quantise_weight_backward(ctx, g.grads(), dw_hat, t.quantiser());
+  return g;
+}
+
+std::vector<Values> numbers(Context& ctx, const RoundingTensors& g) {
+  std::vector<Values> all;
+  for (const Tensor* x : {&g.w, &g.scale, &g.zero, &g.dense, &g.a1, &g.a2})
+    all.push_back(*x ? to_host<double>(ctx, *x) : Values());
+  return all;
+}
+
+TEST(CudaRounding, CodesAndTheirValuesAreThoseOfTheCpu) {
+  for (const RoundingSpec& spec : specs())
+    for (DType dtype : kTypes) {
+      const RoundingProblem p = problem_in(spec, dtype, 1);
+      const RoundingTensors there = tensors_on(gpu(), p, dtype), here = tensors_on(host(), p, DType::f32);
+      const Tensor codes = codes_of(gpu(), there), expected = codes_of(host(), here);
+      ASSERT_EQ(bytes_of(gpu(), codes), bytes_of(host(), expected)) << describe(spec, dtype);
+      const auto back = to_host<float>(gpu(), dequantise(gpu(), codes, there, dtype));
+      auto want = to_host<float>(host(), dequantise(host(), expected, here, DType::f32));
+      for (float& x : want) x = float(in_type(dtype, double(x)));
+      ASSERT_EQ(back, want) << describe(spec, dtype);
+    }
+}
+
+// What is written to disk is what the last evaluation used, bit for bit.
+TEST(CudaRounding, ForwardCodesAndDequantiseAgreeBitForBit) {
+  for (const RoundingSpec& spec : specs())
+    for (DType dtype : kTypes) {
+      RoundingTensors t = tensors_on(gpu(), random_problem(spec, 2), dtype);
+      const Tensor codes = codes_of(gpu(), t);
+      if (spec.rounder == Rounder::sigmoid) t.spec.rounder = Rounder::sigmoid_hard;
+      ASSERT_EQ(bytes_of(gpu(), dequantise(gpu(), codes, t, dtype)), bytes_of(gpu(), forward(gpu(), t)))
+          << describe(spec, dtype);
+    }
+}
+
+TEST(CudaRounding, ForwardIsTheFormula) {
+  for (const RoundingSpec& spec : specs())
+    for (DType dtype : kTypes) {
+      const RoundingProblem p = problem_in(spec, dtype, 3);
+      expect_close(to_host<double>(gpu(), forward(gpu(), tensors_on(gpu(), p, dtype))), p.w_hat(),
+                   dtype == DType::bf16 ? 0x1p-8 : kTolerance, describe(spec, dtype));
+    }
+}
+
+// Ties as the CPU decides them, and quotients that are integers: 2 bits, z = 1, values s * {-1, 0, 1, 2}. Steps that
+// the GPU multiplies by and steps that it divides by.
+TEST(CudaRounding, TiesAndIntegersFallAsOnTheCpu) {
+  for (double s : {0.5, 0x1p-20, 3.0, 0x1p-70, 0x1p70})
+    for (Rounder rounder : {Rounder::straight_through, Rounder::sigmoid, Rounder::sigmoid_hard}) {
+      RoundingProblem p{{1, 40, 1, 1, 2, Symmetry::asymmetric, rounder, OffsetKind::none}, {}, {s}, {1}, {}, {}, {}};
+      for (int i = -20; i < 20; ++i) p.w.push_back(s * i / 4);
+      const auto expected = to_host<float>(host(), forward(host(), tensors_on(host(), p, DType::f32)));
+      for (DType dtype : kTypes)
+        EXPECT_EQ(to_host<float>(gpu(), forward(gpu(), tensors_on(gpu(), p, dtype))), expected)
+            << "s " << s << ", rounder " << int(rounder) << ", " << dtype;
+    }
+}
+
+// Any quotient, near a tie or not, is rounded as a division rounds it.
+TEST(CudaRounding, QuotientsAreRoundedCorrectly) {
+  const std::int64_t out = 64, in = 4096;
+  Rng rng(4);
+  RoundingProblem p{{out, in, in / 64, 1, 8, Symmetry::symmetric, Rounder::straight_through, OffsetKind::none},
+                    {},
+                    {},
+                    {},
+                    {},
+                    {},
+                    {}};
+  for (std::int64_t g = 0; g < out * in / 64; ++g) {
+    p.scale.push_back(double(float(0.001 + 0.01 * rng.uniform()))), p.zero.push_back(128);
+    for (int i = 0; i < 64; ++i)
+      p.w.push_back(double(float(p.scale.back() * (double(rng.below(256)) - 128.5)) * (i % 3 ? 1 : 1 + 0x1p-23)));
+  }
+  EXPECT_EQ(bytes_of(gpu(), codes_of(gpu(), tensors_on(gpu(), p, DType::f32))),
+            bytes_of(host(), codes_of(host(), tensors_on(host(), p, DType::f32))));
+}
+
+TEST(CudaRounding, GradientsAreThoseOfF64) {
+  for (const RoundingSpec& spec : specs())
+    for (DType dtype : kTypes) {
+      const RoundingProblem p = problem_in(spec, dtype, 5);
+      Rng rng(6);
+      Values dy = random_values(rng, spec.out * spec.in, 1);
+      for (double& d : dy) d = in_type(dtype, d);
+      const RoundingTensors t = tensors_on(gpu(), p, dtype), t64 = tensors_on(host(), p, DType::f64);
+      const auto seed = [&](Context& ctx, DType type) { return from_host<double>(ctx, t.w.shape(), type, dy); };
+      const RoundingTensors g = backward(gpu(), t, seed(gpu(), dtype)), again = backward(gpu(), t, seed(gpu(), dtype));
+      const auto actual = numbers(gpu(), g),
+                 expected = numbers(host(), backward(host(), t64, seed(host(), DType::f64)));
+      for (std::size_t part = 0; part < actual.size(); ++part)
+        expect_close(actual[part], expected[part], kTolerance, concat(describe(spec, dtype), ", part ", part));
+      ASSERT_EQ(actual, numbers(gpu(), again)) << "two runs differ, " << describe(spec, dtype);
+    }
+}
+
+TEST(CudaRounding, UnwantedGradientsAreSkipped) {
+  for (const OffsetKind offset : {OffsetKind::none, OffsetKind::dense, OffsetKind::product})
+    for (const std::int64_t rank : {5, 20}) {
+      const RoundingSpec spec{37, 512, 4, rank, 3, Symmetry::asymmetric, Rounder::sigmoid, offset};
+      const RoundingTensors t = tensors_on(gpu(), random_problem(spec, 7), DType::bf16);
+      const Tensor dy = full(gpu(), t.w.shape(), DType::bf16, 0.5);
+      const std::vector<Values> all = numbers(gpu(), backward(gpu(), t, dy));
+      for (std::size_t part = 0; part < all.size(); ++part) {
+        RoundingTensors one = t.like(gpu());
+        Tensor* const parts[] = {&one.w, &one.scale, &one.zero, &one.dense, &one.a1, &one.a2};
+        for (std::size_t other = 0; other < all.size(); ++other)
+          if (other != part) *parts[other] = Tensor();
+        gpu().kernels->quantise_weight_backward(gpu(), one.grads(), dy, t.quantiser());
+        EXPECT_EQ(numbers(gpu(), one)[part], all[part]) << "part " << part << ", " << describe(spec, DType::bf16);
+      }
+    }
+}
+
+TEST(CudaRounding, RegulariserAndItsGradientAreThoseOfF64) {
+  for (const RoundingSpec& spec : specs()) {
+    if (spec.rounder != Rounder::sigmoid || spec.bits > 4) continue;
+    for (DType dtype : kTypes)
+      for (double beta : {2.0, 7.5}) {
+        const RoundingProblem p = problem_in(spec, dtype, 8);
+        const auto run = [&](Context& ctx, DType type) {
+          const RoundingTensors t = tensors_on(ctx, p, type), g = t.like(ctx);
+          const DType statistic = type == DType::f64 ? DType::f64 : DType::f32;
+          const Tensor loss(ctx, {1}, statistic), dloss = full(ctx, {1}, statistic, 1000);
+          ctx.kernels->rounding_regulariser_forward(ctx, loss, t.quantiser(), beta);
+          ctx.kernels->rounding_regulariser_backward(ctx, {{}, {}, {}, g.dense, g.a1, g.a2}, dloss, t.quantiser(),
+                                                     beta);
+          std::vector<Values> all = numbers(ctx, g);
+          all.erase(all.begin(), all.begin() + 3);
+          all.push_back(to_host<double>(ctx, loss));
+          return all;
+        };
+        const auto actual = run(gpu(), dtype), expected = run(host(), DType::f64);
+        for (std::size_t part = 0; part < actual.size(); ++part)
+          expect_close(actual[part], expected[part], 5 * kTolerance,
+                       concat(describe(spec, dtype), ", beta ", beta, ", part ", part));
+      }
+  }
+}
+
+// Rows that lie apart, at addresses that packs of 16 bytes do not reach, give the bits of those that they do.
+TEST(CudaRounding, SameBitsForStridedRows) {
+  for (const OffsetKind offset : {OffsetKind::none, OffsetKind::dense, OffsetKind::product})
+    for (const Rounder rounder : {Rounder::straight_through, Rounder::sigmoid}) {
+      const RoundingSpec spec{70, 512, 8, 5, 4, Symmetry::asymmetric, rounder, offset};
+      const RoundingProblem p = random_problem(spec, 9);
+      RoundingTensors t = tensors_on(gpu(), p, DType::bf16);
+      const Tensor expected = forward(gpu(), t), codes = codes_of(gpu(), t);
+      Values wide(std::size_t(spec.out * (spec.in + 3)), std::nan(""));
+      for (std::int64_t r = 0; r < spec.out; ++r)
+        std::copy_n(p.w.begin() + r * spec.in, spec.in, wide.begin() + r * (spec.in + 3) + 1);
+      t.w = from_host<double>(gpu(), {spec.out, spec.in + 3}, DType::bf16, wide).slice(1, 1, spec.in + 1);
+      EXPECT_EQ(bytes_of(gpu(), forward(gpu(), t)), bytes_of(gpu(), expected)) << describe(spec, DType::bf16);
+      EXPECT_EQ(bytes_of(gpu(), codes_of(gpu(), t)), bytes_of(gpu(), codes)) << describe(spec, DType::bf16);
+    }
+}
+
+TEST(CudaRounding, NanIsNotHidden) {
+  for (Rounder rounder : {Rounder::straight_through, Rounder::sigmoid})
+    for (std::int64_t in : {33, 64})
+      for (DType dtype : kTypes) {
+        const std::size_t second = std::size_t(in) + 7;
+        RoundingProblem p = random_problem({2, in, 1, 1, 4, Symmetry::symmetric, rounder, OffsetKind::dense}, 10);
+        p.w[5] = std::nan(""), p.dense[second] = std::nan("");
+        const RoundingTensors t = tensors_on(gpu(), p, dtype);
+        const Values y = to_host<double>(gpu(), forward(gpu(), t));
+        EXPECT_TRUE(std::isnan(y[5]) && std::isfinite(y[6]) && std::isnan(y[second]));
+        EXPECT_EQ(int(bytes_of(gpu(), codes_of(gpu(), t))[5]), 0);
+        if (rounder != Rounder::sigmoid) continue;
+        const Tensor loss(gpu(), {1}, DType::f32);
+        gpu().kernels->rounding_regulariser_forward(gpu(), loss, t.quantiser(), 3);
+        EXPECT_TRUE(std::isnan(to_host<double>(gpu(), loss)[0]));
+      }
+}
+
+// Infinite weights are clipped, and offsets without bound end at the next integers.
+TEST(CudaRounding, ExtremesAreClipped) {
+  RoundingProblem p =
+      random_problem({2, 64, 1, 1, 4, Symmetry::symmetric, Rounder::straight_through, OffsetKind::none}, 11);
+  p.w[0] = std::numeric_limits<double>::infinity(), p.w[1] = -p.w[0], p.w[2] = 3e38, p.w[3] = -3e38;
+  EXPECT_EQ(bytes_of(gpu(), codes_of(gpu(), tensors_on(gpu(), p, DType::f32))),
+            bytes_of(host(), codes_of(host(), tensors_on(host(), p, DType::f32))));
+  p = random_problem({4, 600, 1, 1, 4, Symmetry::symmetric, Rounder::sigmoid, OffsetKind::dense}, 12);
+  for (double limit : {1e30, -1e30, 31.0, -31.0}) {
+    p.dense.assign(p.w.size(), limit);
+    expect_close(to_host<double>(gpu(), forward(gpu(), tensors_on(gpu(), p, DType::f32))),
+                 to_host<double>(host(), forward(host(), tensors_on(host(), p, DType::f32))), 1e-6, "limit");
+  }
+}
+
+struct HostGrid {
+  Values scale, zero;
+};
+
+HostGrid start_grid(Context& ctx, const Values& w, Shape shape, std::int64_t groups, DType dtype, int bits,
+                    Symmetry symmetry, int steps) {
+  const Tensor t = from_host<double>(ctx, shape, dtype, w);
+  const Tensor scale(ctx, {shape[0], groups}, DType::f32), zero(ctx, {shape[0], groups}, DType::f32);
+  ctx.kernels->start_grid(ctx, scale, zero, t, bits, symmetry, 0.3, steps);
+  return {to_host<double>(ctx, scale), to_host<double>(ctx, zero)};
+}
+
+double squared_error(const double* w, std::size_t count, double s, double z, double last) {
+  double sum = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const double error = w[i] - s * (std::clamp(std::nearbyint(w[i] / s) + z, 0.0, last) - z);
+    sum += error * error;
+  }
+  return sum;
+}
+
+TEST(CudaStartGrid, ReachesTheErrorOfTheCpu) {
+  for (DType dtype : kTypes)
+    for (Symmetry symmetry : {Symmetry::asymmetric, Symmetry::symmetric})
+      for (int bits : {2, 4, 8})
+        for (int steps : {1, 40})
+          for (std::int64_t size : {1, 31, 33, 128, 257, 1000, 9000, 33000}) {
+            const std::int64_t groups = size < 200 ? 3 : 1, out = size < 2000 ? 5 : 2;
+            Rng rng(13);
+            Values w = random_values(rng, out * groups * size, 0.02);
+            for (double& x : w) x = in_type(dtype, x);
+            const Shape shape{out, groups * size};
+            const HostGrid actual = start_grid(gpu(), w, shape, groups, dtype, bits, symmetry, steps),
+                           expected = start_grid(host(), w, shape, groups, DType::f32, bits, symmetry, steps);
+            const double last = double((1 << bits) - 1);
+            for (std::size_t g = 0; g < expected.scale.size(); ++g) {
+              const double* group = &w[g * std::size_t(size)];
+              const auto reached = [&](const HostGrid& grid) {
+                return squared_error(group, std::size_t(size), grid.scale[g], grid.zero[g], last);
+              };
+              const bool same = std::abs(actual.scale[g] - expected.scale[g]) <= 1e-6 * expected.scale[g] &&
+                                actual.zero[g] == expected.zero[g];
+              // Two ratios may err alike but for the last digits: then the error decides, not the ratio.
+              EXPECT_TRUE(same || (steps > 1 && reached(actual) <= reached(expected) * (1 + 1e-5) + 1e-14))
+                  << actual.scale[g] << " and " << expected.scale[g] << ", bits " << bits << ", size " << size << ", "
+                  << dtype;
+            }
+          }
+}
+
+TEST(CudaStartGrid, ExtremeGroups) {
+  for (Symmetry symmetry : {Symmetry::asymmetric, Symmetry::symmetric})
+    for (int steps : {1, 40})
+      for (double value : {0.0, 0.7, -0.7, 1e-44, -3e-39, 3e38}) {
+        const Values w(40, value);
+        const HostGrid actual = start_grid(gpu(), w, {1, 40}, 1, DType::f32, 4, symmetry, steps),
+                       expected = start_grid(host(), w, {1, 40}, 1, DType::f32, 4, symmetry, steps);
+        EXPECT_TRUE(value != 0 || actual.scale[0] == 1) << actual.scale[0];
+        if (steps == 1 || value == 0) {
+          EXPECT_EQ(actual.scale, expected.scale) << value;
+          EXPECT_EQ(actual.zero, expected.zero) << value;
+        }
+        EXPECT_TRUE(actual.scale[0] >= double(std::numeric_limits<float>::min()) && std::isfinite(actual.scale[0]));
+      }
+  for (std::int64_t size : {3, 300}) {
+    Values w(std::size_t(size), 1.0);
+    w[1] = std::nan("");
+    EXPECT_TRUE(std::isnan(start_grid(gpu(), w, {1, size}, 1, DType::bf16, 4, Symmetry::symmetric, 40).scale[0]));
+  }
+  // Weights on a grid of their own: every ratio that loses nothing ties with 1 at best, and 1 wins.
+  const HostGrid own = start_grid(gpu(), {0, 1, 2, 3}, {1, 4}, 1, DType::f32, 2, Symmetry::asymmetric, 40);
+  EXPECT_EQ(own.scale[0], 1);
+  EXPECT_EQ(own.zero[0], 0);
+}
+
+// The same grid and the same decisions: f32 values are equal bit for bit, at every way of spreading a row.
+TEST(CudaFakeQuant, RowsOfEveryLengthAreThoseOfTheCpu) {
+  Rng rng(14);
+  for (std::int64_t cols : {1, 31, 257, 2048, 8192, 8200, 22016, 40000})
+    for (Symmetry symmetry : {Symmetry::asymmetric, Symmetry::symmetric})
+      for (DType dtype : kTypes) {
+        const std::int64_t row_count = 3;
+        Values x = random_values(rng, row_count * cols, 2), dy = random_values(rng, row_count * cols, 1);
+        for (Values* values : {&x, &dy})
+          for (double& v : *values) v = in_type(dtype, v);
+        struct Outputs {
+          std::vector<float> y, dx;
+          Values dfactor;
+        };
+        const auto run = [&](Context& ctx, DType type) {
+          const Shape shape{row_count, cols};
+          const Tensor tx = from_host<double>(ctx, shape, type, x), tdy = from_host<double>(ctx, shape, type, dy);
+          const Tensor factor = full(ctx, {1}, type == DType::f64 ? DType::f64 : DType::f32, double(0.8f));
+          const Tensor y(ctx, shape, type), dx(ctx, shape, type), dfactor(ctx, {1}, factor.dtype());
+          ctx.kernels->fake_quant_forward(ctx, y, tx, factor, 4, symmetry);
+          ctx.kernels->fake_quant_backward(ctx, dx, dfactor, tdy, tx, factor, 4, symmetry);
+          return Outputs{to_host<float>(ctx, y), to_host<float>(ctx, dx), to_host<double>(ctx, dfactor)};
+        };
+        const Outputs actual = run(gpu(), dtype), again = run(gpu(), dtype);
+        Outputs expected = run(host(), DType::f32);
+        for (float& v : expected.y) v = float(in_type(dtype, double(v)));
+        EXPECT_EQ(actual.y, expected.y) << cols << ", " << dtype;
+        EXPECT_EQ(actual.dx, expected.dx) << cols << ", " << dtype;
+        EXPECT_EQ(actual.dfactor, again.dfactor);
+        EXPECT_NEAR(actual.dfactor[0], expected.dfactor[0], 1e-5 * std::sqrt(double(x.size())) * 8) << cols;
+      }
+}
+
+TEST(CudaFakeQuant, ZeroRowsStayZeroAndNanShows) {
+  for (DType dtype : kTypes)
+    for (std::int64_t cols : {33, 64})
+      for (Symmetry symmetry : {Symmetry::asymmetric, Symmetry::symmetric}) {
+        Values x(std::size_t(3 * cols), 0.0);
+        const std::size_t second = std::size_t(cols), third = 2 * second;
+        x[second + 7] = std::nan(""), x[second + 8] = 1, x[third + 1] = std::numeric_limits<double>::infinity();
+        const Tensor t = from_host<double>(gpu(), {3, cols}, dtype, x), factor = full(gpu(), {1}, DType::f32, 1);
+        const Tensor y(gpu(), t.shape(), dtype);
+        gpu().kernels->fake_quant_forward(gpu(), y, t, factor, 4, symmetry);
+        const Values got = to_host<double>(gpu(), y);
+        for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(i < second ? got[i] == 0 : std::isnan(got[i])) << i;
+      }
+}
+
+}  // namespace
+}  // namespace cbq::test
