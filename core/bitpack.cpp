@@ -10,6 +10,7 @@ namespace cbq {
 namespace {
 
 constexpr int kWordBits = 32;
+constexpr std::int64_t kSerialCodes = 1 << 18;  // up to which threads would cost more than they save
 
 void check_sizes(std::int64_t rows, std::int64_t cols, std::size_t codes, std::int64_t expected_words,
                  std::size_t words) {
@@ -20,8 +21,10 @@ void check_sizes(std::int64_t rows, std::int64_t cols, std::size_t codes, std::i
 
 void check_codes(std::span<const std::uint8_t> codes, int bits) {
   const unsigned highest = (1u << bits) - 1;
+  unsigned char seen = 0;  // all bits of all codes: a loop that vectorises
+  for (const std::uint8_t code : codes) seen |= code;
+  if (seen <= highest) return;
   const auto bad = std::find_if(codes.begin(), codes.end(), [&](std::uint8_t code) { return code > highest; });
-  if (bad == codes.end()) return;
   fail(ErrorKind::failure, "bitpack: expected codes from 0 to ", highest, " (", bits, " bits), found ", unsigned(*bad),
        " at index ", bad - codes.begin());
 }
@@ -76,6 +79,7 @@ void pack_rows(std::span<const std::uint8_t> codes, std::int64_t rows, std::int6
   const std::int64_t row_words = word_count(cols, bits);
   check_sizes(rows, cols, codes.size(), rows * row_words, words.size());
   check_codes(codes, bits);
+#pragma omp parallel for if (rows * cols > kSerialCodes)
   for (std::int64_t r = 0; r < rows; ++r)
     pack_stream(codes.data() + r * cols, cols, bits, words.data() + r * row_words);
 }
@@ -84,6 +88,7 @@ void unpack_rows(std::span<const std::uint32_t> words, std::int64_t rows, std::i
                  std::span<std::uint8_t> codes) {
   const std::int64_t row_words = word_count(cols, bits);
   check_sizes(rows, cols, codes.size(), rows * row_words, words.size());
+#pragma omp parallel for if (rows * cols > kSerialCodes)
   for (std::int64_t r = 0; r < rows; ++r)
     unpack_stream(words.data() + r * row_words, cols, bits, codes.data() + r * cols);
 }

@@ -33,9 +33,18 @@ template <int N, class T>
 __device__ Pack<std::remove_const_t<T>, N> load_pack(const T* from) {
   return *reinterpret_cast<const Pack<std::remove_const_t<T>, N>*>(from);
 }
+// Through integers as wide as the store: nvcc writes a struct of bf16 two bytes at a time, which takes four times as long.
 template <class T, int N>
 __device__ void store_pack(T* to, const Pack<T, N>& pack) {
-  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+  if constexpr (sizeof(pack) % sizeof(uint4) == 0) {
+    constexpr int kStores = int(sizeof(pack) / sizeof(uint4));
+    uint4 raw[kStores];
+    memcpy(raw, &pack, sizeof(pack));
+#pragma unroll
+    for (int i = 0; i < kStores; ++i) reinterpret_cast<uint4*>(to)[i] = raw[i];
+  } else {
+    *reinterpret_cast<Pack<T, N>*>(to) = pack;
+  }
 }
 
 // Elements of T in 16 bytes.
