@@ -33,7 +33,8 @@ template <int N, class T>
 __device__ Pack<std::remove_const_t<T>, N> load_pack(const T* from) {
   return *reinterpret_cast<const Pack<std::remove_const_t<T>, N>*>(from);
 }
-// Through integers as wide as the store: nvcc writes a struct of bf16 two bytes at a time, which takes four times as long.
+// Through integers as wide as the store: nvcc writes a struct of bf16 two bytes at a time, which takes four times as
+// long.
 template <class T, int N>
 __device__ void store_pack(T* to, const Pack<T, N>& pack) {
   if constexpr (sizeof(pack) % sizeof(uint4) == 0) {
