@@ -9,8 +9,6 @@
 //   h = clip(f + 1.2 p (1/n - 1), 0, 1), exactly f at d = 0 where n is 1;  h' = 1.2 t (1 - t) where the clip is idle
 #pragma once
 
-#include <cuda_pipeline_primitives.h>
-
 #include <algorithm>
 
 #include "cuda/value.cuh"
@@ -228,31 +226,14 @@ struct Place {
   const float* left;  // row r of a1, times kOffsetUnit
 };
 
-// Reads the pack of a lane in every row that its warp visits: now, or through a slot of the lane in shared memory,
-// where it arrives while other rows are worked on.
+// Reads the pack of a lane in every row that its warp visits.
 template <class T, int N>
 class Cursor {
  public:
-  static constexpr int kQuads = N == 1 ? 0 : Raw<T, N>::kWords / 4;  // slots of 16 bytes that a pack takes
   __device__ Cursor(const Rows<const T>& x, std::int64_t r, std::int64_t c)
       : at_(row_of(x, r) + c), step_(kRoundWarps * x.stride) {}
   __device__ Raw<T, N> read() const { return load_raw<N>(at_); }
   __device__ void advance() { at_ += step_; }
-  __device__ void fetch(uint4 (*slot)[kRoundThreads]) const {
-#pragma unroll
-    for (int i = 0; i < kQuads; ++i)
-      __pipeline_memcpy_async(&slot[i][threadIdx.x], reinterpret_cast<const uint4*>(at_) + i, sizeof(uint4));
-  }
-  __device__ static Raw<T, N> take(const uint4 (*slot)[kRoundThreads]) {
-    Raw<T, N> raw;
-#pragma unroll
-    for (int i = 0; i < kQuads; ++i) {
-      const uint4 four = slot[i][threadIdx.x];
-      raw.word[4 * i] = four.x, raw.word[4 * i + 1] = four.y, raw.word[4 * i + 2] = four.z;
-      raw.word[4 * i + 3] = four.w;
-    }
-    return raw;
-  }
 
  private:
   const T* at_;
@@ -262,21 +243,9 @@ class Cursor {
 // In place of a Cursor where there is nothing to read.
 struct NoCursor {
   struct Nothing {};
-  static constexpr int kQuads = 0;
   __device__ Nothing read() const { return {}; }
   __device__ void advance() const {}
-  __device__ void fetch(uint4 (*)[kRoundThreads]) const {}
-  __device__ static Nothing take(const uint4 (*)[kRoundThreads]) { return {}; }
 };
-
-// Rows of a warp in shared memory at once, each of kQuads slots of 16 bytes a lane, where rows are short: one row ahead
-// in registers is 6 KB a multiprocessor on their way, and the memory needs 23 KB to be busy (4.3 TB/s times 0.7 us over
-// 132). The gradients read two matrices and have no use for it: their instructions decide (docs/kernels.md). The
-// sigmoid rounders have no register left for it.
-constexpr int kStages = 4, kRingBytes = 8 << 10;
-template <Rounder kRounder, int kOffset, int kQuads>
-constexpr bool kIsStaged = kRounder == Rounder::straight_through&& kQuads > 0 &&
-                           kOffset <= kDefaultRank&& kStages* kQuads* kRoundThreads* int(sizeof(uint4)) <= kRingBytes;
 
 template <Rounder kRounder, int kOffset, int N, class T>
 class TileWalk {
@@ -313,11 +282,22 @@ class TileWalk {
     if (warp >= rows) return;
     Cursor<T, N> w = cursor(q.w);
     auto dense = dense_cursor();
-    constexpr int kQuads = Cursor<T, N>::kQuads + decltype(dense)::kQuads + Extra::kQuads;
-    if constexpr (N > 1 && kIsStaged<kRounder, kOffset, kQuads>)
-      each_row_staged<kQuads>(warp, w, dense, extra, visit);
-    else
-      each_row_in_registers(warp, w, dense, extra, visit);
+    auto next_w = w.read();
+    auto next_d = dense.read();
+    auto next_extra = extra.read();
+    for (int i = warp; i < rows; i += kRoundWarps) {
+      const auto now_w = next_w;
+      const auto now_d = next_d;
+      const auto now_extra = next_extra;
+      if (i + kRoundWarps < rows) {
+        w.advance(), dense.advance(), extra.advance();
+        next_w = w.read(), next_d = dense.read(), next_extra = extra.read();
+      }
+      const Place place{first_row + i, c, tables_.step[i * q.tile_groups + group_], tables_.left[kOffset > 0 ? i : 0]};
+      Rounded rounded[N];
+      round_pack(rounded, now_w, now_d, place);
+      visit(place, rounded, now_extra);
+    }
   }
 
   // Over a matrix of the shape of w.
@@ -333,57 +313,6 @@ class TileWalk {
   float right[kRank][N];  // a2
 
  private:
-  template <class W, class Dense, class Extra, class Visit>
-  __device__ __forceinline__ void each_row_in_registers(int warp, W w, Dense dense, Extra extra,
-                                                        const Visit& visit) const {
-    auto next_w = w.read();
-    auto next_d = dense.read();
-    auto next_extra = extra.read();
-    for (int i = warp; i < rows; i += kRoundWarps) {
-      const auto now_w = next_w;
-      const auto now_d = next_d;
-      const auto now_extra = next_extra;
-      if (i + kRoundWarps < rows) {
-        w.advance(), dense.advance(), extra.advance();
-        next_w = w.read(), next_d = dense.read(), next_extra = extra.read();
-      }
-      visit_row(i, now_w, now_d, now_extra, visit);
-    }
-  }
-
-  // Each lane reads the slots that it filled itself, so nobody waits for another.
-  template <int kQuads, class W, class Dense, class Extra, class Visit>
-  __device__ __forceinline__ void each_row_staged(int warp, W w, Dense dense, Extra extra, const Visit& visit) const {
-    __shared__ uint4 ring[kStages][kQuads][kRoundThreads];
-    const int count = (rows - warp + kRoundWarps - 1) / kRoundWarps;
-    const auto fetch = [&](int j) {
-      if (j < count) {
-        auto* slot = ring[j % kStages];
-        w.fetch(slot), dense.fetch(slot + W::kQuads), extra.fetch(slot + W::kQuads + Dense::kQuads);
-        w.advance(), dense.advance(), extra.advance();
-      }
-      __pipeline_commit();
-    };
-#pragma unroll
-    for (int j = 0; j < kStages - 1; ++j) fetch(j);
-    for (int j = 0; j < count; ++j) {
-      fetch(j + kStages - 1);
-      __pipeline_wait_prior(kStages - 1);
-      const auto* slot = ring[j % kStages];
-      visit_row(warp + j * kRoundWarps, W::take(slot), Dense::take(slot + W::kQuads),
-                Extra::take(slot + W::kQuads + Dense::kQuads), visit);
-    }
-  }
-
-  template <class D, class E, class Visit>
-  __device__ __forceinline__ void visit_row(int i, const Raw<T, N>& w, const D& d, const E& extra,
-                                            const Visit& visit) const {
-    const Place place{first_row + i, c, tables_.step[i * q.tile_groups + group_], tables_.left[kOffset > 0 ? i : 0]};
-    Rounded rounded[N];
-    round_pack(rounded, w, d, place);
-    visit(place, rounded, extra);
-  }
-
   __device__ auto dense_cursor() const {
     if constexpr (kOffset == kDenseOffset)
       return cursor(q.dense);
