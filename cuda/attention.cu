@@ -314,7 +314,6 @@ void launch_plain(const char* name, Context& ctx, Kernel kernel, int shared_tile
   const int bytes = floats * int(sizeof(float));
   const unsigned blocks = block_count(name, (tokens + Tile::kRows - 1) / Tile::kRows, batch, heads);
   if (blocks == 0) return;
-  allow_shared_bytes(kernel, bytes);
   launch(name, ctx, {blocks, kThreads, std::size_t(bytes)}, kernel, args...);
 }
 

@@ -64,11 +64,6 @@ inline unsigned block_count(const char* kernel, std::int64_t tiles, std::int64_t
   return unsigned(count);
 }
 
-template <class... Params>
-void allow_shared_bytes(void (*kernel)(Params...), int bytes) {
-  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-}
-
 // ---- tensor-core tiles. Heads of `dim` columns are padded with zeros to kDim = 32, 64 or 128 in shared memory.
 
 // Calls fn.template operator()<kDim>().

@@ -223,7 +223,6 @@ void run_key_gradients(Context& ctx, const AttentionBackward<bf16>& args, const 
   if (!args.dk.data && !args.dv.data) return;
   const std::int64_t tiles = (args.k.tokens + Tile::kRows - 1) / Tile::kRows;
   const auto kernel = key_gradients_kernel<Tile>;
-  allow_shared_bytes(kernel, Tile::kSharedBytes);
   launch("attention_backward, dk and dv", ctx,
          {block_count("attention_backward", tiles, args.k.batch, args.k.heads), Tile::kThreads, Tile::kSharedBytes},
          kernel, args, statistics, padded);
@@ -234,7 +233,6 @@ void run_query_gradients(Context& ctx, const AttentionBackward<bf16>& args, cons
   const std::int64_t tiles = (args.q.tokens + Tile::kRows - 1) / Tile::kRows;
   if (!args.dq.data || tiles == 0) return;
   const auto kernel = query_gradients_kernel<Tile>;
-  allow_shared_bytes(kernel, Tile::kSharedBytes);
   launch("attention_backward, dq", ctx,
          {block_count("attention_backward", tiles, args.q.batch, args.q.heads), Tile::kThreads, Tile::kSharedBytes},
          kernel, args, statistics, padded);

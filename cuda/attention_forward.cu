@@ -145,7 +145,6 @@ template <class Tile>
 void run_forward(Context& ctx, const AttentionForward<bf16>& args) {
   const std::int64_t tiles = (args.q.tokens + Tile::kQueries - 1) / Tile::kQueries;
   const auto kernel = forward_kernel<Tile>;
-  allow_shared_bytes(kernel, Tile::kSharedBytes);
   launch("attention_forward", ctx,
          {block_count("attention_forward", tiles, args.q.batch, args.q.heads), Tile::kThreads, Tile::kSharedBytes},
          kernel, args);

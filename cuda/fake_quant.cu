@@ -10,7 +10,7 @@
 // A row that holds a NaN or an infinity is NaN throughout.
 #include <cfloat>
 
-#include "cuda/rounding.cuh"
+#include "cuda/rounding_weight.cuh"
 #include "cuda/sum.cuh"
 
 namespace cbq::cuda {
@@ -92,7 +92,7 @@ __device__ Step grid_of_row(const Row& row, float factor, int bits, Symmetry sym
   const float z = symmetric ? float(1 << (bits - 1)) : range > 0 ? rintf(-low * last / range) : 0.0f;
   // The floor makes an all-zero row 0 / s = 0 instead of 0 / 0; NaN stays. A multiple of s up to N / factor must not
   // overflow.
-  return make_step(s < FLT_MIN ? FLT_MIN : s, z, last, factor >= 0x1p-40f ? kLargestFastStepOfRound : 0);
+  return make_step(s < FLT_MIN ? FLT_MIN : s, z, last, factor >= 0x1p-40f ? kLargestFastStep<Rounder::straight_through> : 0);
 }
 
 // Floor: x read, y written: a block has a row in registers between the reduction and the write.

@@ -9,7 +9,7 @@
 //   ds/dlow = z0 s0 / N, ds/dhigh = zmax s0 / N, dz/dlow = N z0 zmax high / a^2, dz/dhigh = -N z0 zmax low / a^2
 #include <cfloat>
 
-#include "cuda/rounding.cuh"
+#include "cuda/rounding_weight.cuh"
 #include "cuda/sum.cuh"
 
 namespace cbq::cuda {
@@ -101,7 +101,7 @@ __device__ GroupGrid best_grid(const Group& group, const Search& search) {
   GroupGrid best = grid_on(low, high, search.bits, search.symmetry);
   if (search.steps == 1 || low == high) return best;
   // No quotient overflows: |w| is at most the largest code times 1 / min_ratio in units of s.
-  const float largest_fast = search.min_ratio >= 0x1p-40 ? kLargestFastStepOfRound : 0;
+  const float largest_fast = search.min_ratio >= 0x1p-40 ? kLargestFastStep<Rounder::straight_through> : 0;
   double least = rounding_error<kThreads>(group, best, last, largest_fast);
   for (int i = 1; i < search.steps; ++i) {  // from the largest ratio down: the first of equals stays
     const float ratio = float(1 - double(i) * (1 - search.min_ratio) / double(search.steps - 1));

@@ -9,7 +9,7 @@ namespace cbq::cuda {
 
 struct LaunchShape {
   dim3 blocks, threads;
-  std::size_t shared_bytes = 0;  // dynamic; above 48 KiB the kernel's attribute must have been raised
+  std::size_t shared_bytes = 0;  // dynamic
 };
 
 // With CBQ_SYNC=1 each launch is waited for, so that an asynchronous fault is reported with the kernel's name.
@@ -20,6 +20,9 @@ void launch(const char* kernel_name, Context& ctx, const LaunchShape& shape, voi
     const char* value = std::getenv("CBQ_SYNC");
     return value && value[0] == '1';
   }();
+  constexpr std::size_t kAllowedUnasked = 48 << 10;
+  if (shape.shared_bytes > kAllowedUnasked)
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)));
   kernel<<<shape.blocks, shape.threads, shape.shared_bytes, cuda_context(ctx).stream.get()>>>(
       std::forward<Args>(args)...);
   check(cudaGetLastError(), kernel_name);

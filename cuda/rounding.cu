@@ -1,47 +1,34 @@
-// Values and codes of weights, and values of codes; formulas in cuda/rounding.cuh.
+// Values and codes of weights, and values of codes; formulas in cuda/rounding_weight.cuh.
 //
 //   w_hat = s clip(u, -z, N - z),  q = clip(u, -z, N - z) + z,  N = 2^bits - 1;  back: w_hat = s (q - z)
-#include "cuda/rounding.cuh"
+#include "cuda/rounding_factors.h"
+#include "cuda/rounding_walk.cuh"
 
 namespace cbq::cuda {
 namespace {
 
-// Blocks that a multiprocessor holds at once: as many as keep a2 in registers.
-template <int kOffset, class T>
-constexpr int kValueBlocks = kOffset == kDefaultRank && sizeof(T) == 2 ? 6 : 4;
-
-// Floor: w read, w_hat written, 4 bytes a bf16 weight. Beside that a tile reads its columns of a2 once for 64 rows a
-// warp, which stays in L2. A weight takes about 20 (straight_through) or 28 (sigmoid) instructions at rank 5.
-template <Rounder kRounder, int kOffset, int N, class T>
-__global__ void __launch_bounds__(kRoundThreads, kValueBlocks<kOffset, T>)
-    values_kernel(Rows<T> w_hat, Weights<T> weights) {
-  __shared__ Tables<kOffset> tables;
-  const TileWalk<kRounder, kOffset, N, T> walk(weights, tables);
+// Floor: w read, w_hat written, 4 bytes a bf16 weight; a dense offset adds 4.
+template <Rounder kRounder, Offset kOffset, int N, class T>
+__global__ void __launch_bounds__(kRoundThreads) values_kernel(Rows<T> w_hat, Weights<T> weights) {
+  __shared__ Step steps[kTileSteps];
+  const TileWalk<kRounder, kOffset, N, T> walk(weights, steps);
   if (!walk.active) return;
   walk.each_row(NoCursor(), [&](const Place& at, const Rounded(&rounded)[N], NoCursor::Nothing) {
     float y[N];
 #pragma unroll
-    for (int n = 0; n < N; ++n) y[n] = at.step.s * clip_nan(rounded[n].u, at.step.low, at.step.high);
+    for (int n = 0; n < N; ++n) y[n] = value_of(rounded[n], at.step);
     store_floats(row_of(w_hat, at.r) + at.c, y);
   });
 }
 
 // Floor: w read, codes written, 3 bytes a bf16 weight. NaN, which no code stands for, gives 0.
-template <Rounder kRounder, int kOffset, int N, class T>
+template <Rounder kRounder, Offset kOffset, int N, class T>
 __global__ void __launch_bounds__(kRoundThreads) codes_kernel(Rows<std::uint8_t> codes, Weights<T> weights) {
-  __shared__ Tables<kOffset> tables;
-  const TileWalk<kRounder, kOffset, N, T> walk(weights, tables);
+  __shared__ Step steps[kTileSteps];
+  const TileWalk<kRounder, kOffset, N, T> walk(weights, steps);
   if (!walk.active) return;
   walk.each_row(NoCursor(), [&](const Place& at, const Rounded(&rounded)[N], NoCursor::Nothing) {
-    unsigned word[(N + 3) / 4] = {};
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-      word[n / 4] |= unsigned(fminf(fmaxf(rounded[n].u - at.step.low, 0), at.step.high - at.step.low)) << n % 4 * 8;
-    std::uint8_t* to = row_of(codes, at.r) + at.c;
-    if constexpr (N == 1)
-      *to = std::uint8_t(word[0]);
-    else
-      __stwb(reinterpret_cast<uint2*>(to), make_uint2(word[0], word[1]));
+    store_codes(row_of(codes, at.r) + at.c, rounded, at.step);
   });
 }
 
@@ -65,7 +52,7 @@ __global__ void dequantise_kernel(Rows<T> w_hat, Rows<const std::uint8_t> codes,
 }  // namespace
 
 WeightQuantiser dense_factors(Context& ctx, Tensor& scratch, const WeightQuantiser& quantiser) {
-  if (!quantiser.offset.a1 || quantiser.offset.a1.cols() <= kLargestRank) return quantiser;
+  if (!quantiser.offset.a1) return quantiser;
   scratch = Tensor(ctx, {quantiser.w.rows(), quantiser.w.cols()}, DType::f32);
   matmul(ctx, scratch, quantiser.offset.a1, Trans::no, quantiser.offset.a2, Trans::no, {}, Write::set);
   return {quantiser.w, quantiser.grid, quantiser.rounder, {scratch, {}, {}}};
@@ -73,31 +60,30 @@ WeightQuantiser dense_factors(Context& ctx, Tensor& scratch, const WeightQuantis
 
 void quantise_weight_forward(Context& ctx, View w_hat, const WeightQuantiser& quantiser) {
   if (quantiser.w.count() == 0) return;
+  if (takes_factors(quantiser)) return factor_values(ctx, w_hat, quantiser);
   Tensor scratch;
   const WeightQuantiser made = dense_factors(ctx, scratch, quantiser);
   dispatch_value(made.w.dtype, "quantise_weight_forward", [&]<class T>() {
-    const bool packed = inputs_pack<T>(made) && packs_or_empty<T>(w_hat);
-    dispatch_offset(made.offset, 0, packed, [&]<int kOffset, int N>() {
-      const Weights<T> x = make_weights<T>(made, N);
-      const auto run = [&](auto* kernel) {
-        launch("quantise_weight_forward", ctx, tile_shape(x), kernel, rows<T>(w_hat), x);
-      };
-      switch (made.rounder) {
-        case Rounder::straight_through: return run(values_kernel<Rounder::straight_through, kOffset, N, T>);
-        case Rounder::sigmoid: return run(values_kernel<Rounder::sigmoid, kOffset, N, T>);
-        case Rounder::sigmoid_hard: return run(values_kernel<Rounder::sigmoid_hard, kOffset, N, T>);
-      }
+    dispatch_offset(made.offset, inputs_pack<T>(made) && packs_or_empty<T>(w_hat), [&]<Offset kOffset, int N>() {
+      dispatch_rounder(made.rounder, [&]<Rounder kRounder>() {
+        const Weights<T> x = make_weights<T>(made, N);
+        launch("quantise_weight_forward", ctx, tile_shape(x), values_kernel<kRounder, kOffset, N, T>, rows<T>(w_hat),
+               x);
+      });
     });
   });
 }
 
 void weight_codes(Context& ctx, View codes, const WeightQuantiser& quantiser) {
   if (quantiser.w.count() == 0) return;
+  WeightQuantiser hard = quantiser;
+  if (hard.rounder == Rounder::sigmoid) hard.rounder = Rounder::sigmoid_hard;
+  if (takes_factors(hard)) return factor_codes(ctx, codes, hard);
   Tensor scratch;
-  const WeightQuantiser made = dense_factors(ctx, scratch, quantiser);
+  const WeightQuantiser made = dense_factors(ctx, scratch, hard);
   dispatch_value(made.w.dtype, "weight_codes", [&]<class T>() {
     const bool packed = inputs_pack<T>(made) && packs_or_empty<std::uint8_t>(codes);
-    dispatch_offset(made.offset, 0, packed, [&]<int kOffset, int N>() {
+    dispatch_offset(made.offset, packed, [&]<Offset kOffset, int N>() {
       const Weights<T> x = make_weights<T>(made, N);
       const auto run = [&](auto* kernel) {
         launch("weight_codes", ctx, tile_shape(x), kernel, rows<std::uint8_t>(codes), x);

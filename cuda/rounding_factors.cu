@@ -1,0 +1,352 @@
+// Values, codes and gradients of weights with a low-rank offset; formulas in cuda/rounding_weight.cuh and
+// cuda/rounding_backward.cu, the layout in cuda/rounding_factors.cuh.
+#include "cuda/rounding_factors.cuh"
+
+#include "cuda/rounding_factors.h"
+#include "cuda/rounding_sums.cuh"
+#include "cuda/rounding_terms.cuh"
+
+namespace cbq::cuda {
+namespace {
+
+// Floor: w read, w_hat written, 4 bytes a weight. About 12 (straight_through) or 20 (sigmoid) instructions.
+template <Rounder kRounder>
+__global__ void __launch_bounds__(kFactorThreads, 3) values_kernel(Rows<bf16> w_hat, FactorWeights weights) {
+  extern __shared__ __align__(16) char shared[];
+  const FactorTile<kRounder> tile(weights, shared, false);
+  tile.each_step({}, [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int r = row + tile.g + 8 * half;
+      const Step step = tile.step_of(r);
+      Rounded x[8];
+      tile.round_row(x, step, w[half], d, half);
+      float y[8];
+#pragma unroll
+      for (int n = 0; n < 8; ++n) y[n] = value_of(x[n], step);
+      if (tile.active && r < tile.rows) store_floats(row_of(w_hat, tile.first_row + r) + tile.c, y);
+    }
+  });
+}
+
+// Floor: w read, codes written, 3 bytes a weight.
+template <Rounder kRounder>
+__global__ void __launch_bounds__(kFactorThreads, 3) codes_kernel(Rows<std::uint8_t> codes, FactorWeights weights) {
+  extern __shared__ __align__(16) char shared[];
+  const FactorTile<kRounder> tile(weights, shared, false);
+  tile.each_step({}, [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int r = row + tile.g + 8 * half;
+      const Step step = tile.step_of(r);
+      Rounded x[8];
+      tile.round_row(x, step, w[half], d, half);
+      if (tile.active && r < tile.rows) store_codes(row_of(codes, tile.first_row + r) + tile.c, x, step);
+    }
+  });
+}
+
+// What the blocks leave for finish_sums. Sums of a row: da1, then dscale and the sum in dzero.
+struct FactorSums {
+  float* rows;    // (column tiles, out, rank + 2)
+  float* groups;  // (out, in/32, 2): dscale and the sum in dzero where a tile's columns have several steps
+  float* a2;      // (row tiles, rank, in)
+};
+
+// What runs use, or all that quantise_weight_backward can be asked for.
+enum class Wanted { factors_and_scale, everything };
+
+constexpr int kSumsStride = kFactorRows + 8;  // of shared sums, so that ranks lie in different banks
+
+// Shared: sums [warp][rank + 2][kSumsStride].
+__device__ inline float* sums_at(float* sums, int kinds, int warp, int kind) {
+  return sums + (warp * kinds + kind) * kSumsStride;
+}
+
+// Floor: w and dw_hat read, 4 bytes a weight; partial sums add 7 %. About 18 instructions (straight_through).
+template <Rounder kRounder, Wanted kWanted, class Term>
+__global__ void __launch_bounds__(kFactorThreads, 2)
+    gradient_kernel(Rows<bf16> dw, FactorSums partial, FactorWeights weights, Rows<const bf16> dw_hat, Term term) {
+  extern __shared__ __align__(16) char shared[];
+  const FactorTile<kRounder> tile(weights, shared, true);
+  const FactorTables& tables = tile.tables;
+  const int g = tile.g, t = tile.t, rank = int(weights.a1.cols), kinds = rank + 2;
+  constexpr bool kEverything = kWanted == Wanted::everything;
+  constexpr int kParts = kRounder == Rounder::straight_through ? 1 : 2;  // bf16 that hold doffset / s
+
+  term.start();
+  // a1 times the unit, and a2 as A of da1: block i contracts over columns 4i .. 4i+3 of each lane.
+  for (int i = int(threadIdx.x); i < weights.tile_groups * (kFactorRows / 2) * kFactorRank; i += kFactorThreads) {
+    const int k = i % kFactorRank, pair = i / kFactorRank, row = 2 * (pair % (kFactorRows / 2));
+    const auto scaled = [&](int r) {
+      return r < tile.rows && k < rank
+                 ? Term::unit(tables.steps[2 * pair + r - row]) * row_of(weights.a1, tile.first_row + r)[k]
+                 : 0.0f;
+    };
+    tables.scaled[i] = split(scaled(row), scaled(row + 1));
+  }
+  FragmentA right[2] = {};
+  if (g < rank && tile.active) {
+    const float* from = row_of(weights.a2, g) + tile.c;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const Halves first = split(from[4 * i], from[4 * i + 1]), second = split(from[4 * i + 2], from[4 * i + 3]);
+      right[i][0] = first.high, right[i][1] = first.low, right[i][2] = second.high, right[i][3] = second.low;
+    }
+  }
+  __syncthreads();
+
+  FragmentC da2[4] = {};  // block j: columns 8t + 2j, 8t + 2j + 1
+  const Rows<const bf16> gradient = Term::kReadsGradient ? dw_hat : Rows<const bf16>{};
+  tile.each_step(gradient, [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks& dy) {
+    std::uint32_t transposed[kParts][2][4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int first = row + 8 * half;
+      const Step step = tile.step_of(first + g);
+      Rounded x[8];
+      tile.round_row(x, step, w[half], d, half);
+      float scale_sum = 0, zero_sum = 0, passed[8], offset[8];
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        const Passed p = term(x[n], dy[half][n], step);
+        scale_sum += p.scale, offset[n] = p.offset;
+        if constexpr (kEverything) zero_sum += p.zero, passed[n] = p.passed;
+      }
+      if constexpr (kEverything)
+        if (dw.data && tile.active && first + g < tile.rows)
+          store_floats(row_of(dw, tile.first_row + first + g) + tile.c, passed);
+
+      std::uint32_t word[kParts][4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if constexpr (kParts == 1) {
+          word[0][j] = __byte_perm(__float_as_uint(offset[2 * j]), __float_as_uint(offset[2 * j + 1]), 0x7632);
+        } else {
+          const Halves both = split(offset[2 * j], offset[2 * j + 1]);
+          word[0][j] = both.high, word[1][j] = both.low;
+        }
+      }
+      FragmentC da1 = {};  // rank g of rows 2t, 2t + 1
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) multiply_add(da1, right[i], word[part][2 * i], word[part][2 * i + 1]);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) transposed[part][half][j] = transpose_matrix(word[part][j]);
+      }
+      if (g < rank) {
+        float* to = sums_at(tables.sums, kinds, tile.warp, g) + first + 2 * t;
+        to[0] = Term::unit(tile.step_of(first + 2 * t)) * (da1[0] + da1[2]);
+        to[1] = Term::unit(tile.step_of(first + 2 * t + 1)) * (da1[1] + da1[3]);
+      }
+      const auto sum_row = [&](float sum, int kind) {
+        sum += __shfl_xor_sync(kFullWarp, sum, 1);
+        sum += __shfl_xor_sync(kFullWarp, sum, 2);
+        if (t == 0) sums_at(tables.sums, kinds, tile.warp, rank + kind)[first + g] = sum;
+      };
+      sum_row(scale_sum, 0);
+      if constexpr (kEverything) sum_row(zero_sum, 1);
+    }
+    const Halves *lower = tile.scaled_of(row + 2 * t) + g, *upper = lower + 4 * kFactorRank;
+    const FragmentA left = {lower->high, lower->low, upper->high, upper->low};
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+#pragma unroll
+      for (int part = 0; part < kParts; ++part)
+        multiply_add(da2[j], left, transposed[part][0][j], transposed[part][1][j]);
+  });
+
+  // da2 of the tile's rows: the warp's own columns.
+  if (partial.a2 && g < rank && tile.active) {
+    float sum[8];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum[2 * j] = da2[j][0] + da2[j][2], sum[2 * j + 1] = da2[j][1] + da2[j][3];
+    store_floats(partial.a2 + (tile.first_row / kFactorRows * rank + g) * weights.w.cols + tile.c, sum);
+  }
+  // Sums of the rows: over the warps.
+  __syncthreads();
+  const std::int64_t out = weights.w.rows, warps_of_row = weights.w.cols / kWarpColumns;
+  for (int i = int(threadIdx.x); partial.rows && i < tile.rows * kinds; i += kFactorThreads) {
+    const int row = i / kinds, kind = i - row * kinds;
+    if (!kEverything && kind == rank + 1) continue;
+    float sum = 0;
+#pragma unroll
+    for (int warp = 0; warp < kFactorWarps; ++warp) sum += sums_at(tables.sums, kinds, warp, kind)[row];
+    partial.rows[(tile.col_tile * out + tile.first_row + row) * kinds + kind] = sum;
+  }
+  for (int i = int(threadIdx.x); partial.groups && i < tile.rows * kFactorWarps; i += kFactorThreads) {
+    const int row = i / kFactorWarps, warp = i % kFactorWarps;
+    const std::int64_t of_row = tile.col_tile * kFactorWarps + warp;
+    if (of_row >= warps_of_row) continue;
+    float* to = partial.groups + ((tile.first_row + row) * warps_of_row + of_row) * 2;
+    to[0] = sums_at(tables.sums, kinds, warp, rank)[row];
+    if constexpr (kEverything) to[1] = sums_at(tables.sums, kinds, warp, rank + 1)[row];
+  }
+}
+
+// Floor: w read. The sum of a thread is over at most 128 weights, in float; across threads in double.
+__global__ void __launch_bounds__(kFactorThreads)
+    regulariser_kernel(double* of_block, FactorWeights weights, float beta) {
+  extern __shared__ __align__(16) char shared[];
+  const FactorTile<Rounder::sigmoid> tile(weights, shared, false);
+  float sum = 0;
+  tile.each_step({}, [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int r = row + tile.g + 8 * half;
+      Rounded x[8];
+      tile.round_row(x, tile.step_of(r), w[half], d, half);
+      if (!tile.active || r >= tile.rows) continue;
+#pragma unroll
+      for (int n = 0; n < 8; ++n) sum += 1 - power_of_distance(clip_nan(x[n].raw, 0, 1), beta);
+    }
+  });
+  const double total = block_reduce<kFactorThreads>(double(sum), Sum());
+  if (threadIdx.x == 0) of_block[blockIdx.x] = total;
+}
+
+// ---- on the host
+
+FactorWeights make_weights(const WeightQuantiser& q) {
+  FactorWeights x{rows<const bf16>(q.w),
+                  rows<const float>(q.grid.scale),
+                  rows<const float>(q.grid.zero),
+                  rows<const float>(q.offset.a1),
+                  rows<const float>(q.offset.a2),
+                  float((1 << q.grid.bits) - 1),
+                  0,
+                  0,
+                  0};
+  x.group = x.w.cols / x.scale.cols;
+  x.col_tiles = (x.w.cols + kFactorColumns - 1) / kFactorColumns;
+  const std::int64_t touched = kFactorColumns % x.group == 0   ? kFactorColumns / x.group
+                               : x.group % kFactorColumns == 0 ? 1
+                                                               : (kFactorColumns - 2) / x.group + 2;
+  x.tile_groups = int(std::min(touched, x.scale.cols));
+  return x;
+}
+
+std::int64_t row_tiles(const FactorWeights& x) {
+  return (x.w.rows + kFactorRows - 1) / kFactorRows;
+}
+
+template <class Kernel, class... Args>
+void launch_tiles(const char* name, Context& ctx, const FactorWeights& x, std::size_t shared_bytes, Kernel* kernel,
+                  Args&&... args) {
+  launch(name, ctx, {unsigned(row_tiles(x) * x.col_tiles), kFactorThreads, shared_bytes}, kernel,
+         std::forward<Args>(args)...);
+}
+
+// The view, or a copy of it whose rows can be read in packs of 8.
+View packed_input(Context& ctx, Tensor& scratch, const View& x) {
+  if (packs<8>(rows<const bf16>(x))) return x;
+  scratch = Tensor(ctx, {x.rows(), x.cols()}, x.dtype);
+  convert(ctx, scratch, x);
+  return scratch;
+}
+WeightQuantiser packed_weights(Context& ctx, Tensor& scratch, WeightQuantiser quantiser) {
+  quantiser.w = packed_input(ctx, scratch, quantiser.w);
+  return quantiser;
+}
+
+// write(to) where `to` is the view, or a matrix that can be written in packs of 8 and is copied into it.
+template <class T, class Write>
+void packed_output(Context& ctx, const View& y, const Write& write) {
+  if (!y || packs<8>(rows<T>(y))) return write(y);
+  const Tensor scratch(ctx, {y.rows(), y.cols()}, y.dtype);
+  write(scratch);
+  convert(ctx, y, scratch);
+}
+
+template <Rounder kRounder, class Term>
+void run_gradients(const char* name, Context& ctx, const WeightQuantiserGrads& grads, View dw_hat,
+                   const FactorWeights& x, const Term& term) {
+  const std::int64_t out = x.w.rows, in = x.w.cols, rank = x.a1.cols, kinds = rank + 2;
+  const bool grid_wanted = grads.scale || grads.zero, in_groups = grid_wanted && x.scale.cols > 1;
+  const auto scratch = [&](std::int64_t count) { return Storage(ctx.allocator, count * std::int64_t(sizeof(float))); };
+  const Storage row_sums = scratch(x.col_tiles * out * kinds), a2 = scratch(row_tiles(x) * rank * in),
+                group_sums = scratch(in_groups ? out * (in / kWarpColumns) * 2 : 0);
+  const FactorSums partial{static_cast<float*>(row_sums.data()), static_cast<float*>(group_sums.data()),
+                           static_cast<float*>(a2.data())};
+  const std::size_t bytes = table_bytes(x, true) + std::size_t(kFactorWarps * kinds * kSumsStride) * sizeof(float);
+  const auto run = [&](auto* kernel) {
+    launch_tiles(name, ctx, x, bytes, kernel, rows<bf16>(grads.w), partial, x, rows<const bf16>(dw_hat), term);
+  };
+  if constexpr (Term::kReadsGradient)
+    if (grads.w || grads.zero) run(gradient_kernel<kRounder, Wanted::everything, Term>);
+  if (!grads.w && !grads.zero) run(gradient_kernel<kRounder, Wanted::factors_and_scale, Term>);
+
+  const auto grid_sum = [&](const View& y, int kind, const float* minus_scale) {
+    const std::int64_t of_row = in / kWarpColumns, per_group = x.group / kWarpColumns;
+    return in_groups
+               ? PartialSum{rows<float>(y), partial.groups + kind, of_row * 2, per_group * 2, 2, per_group, minus_scale}
+               : PartialSum{rows<float>(y), partial.rows + rank + kind, kinds, 0, out * kinds, x.col_tiles,
+                            minus_scale};
+  };
+  finish_sums(name, ctx,
+              {{rows<float>(grads.a1), partial.rows, kinds, 1, out * kinds, x.col_tiles, nullptr},
+               {rows<float>(grads.a2), partial.a2, in, 1, rank * in, row_tiles(x), nullptr},
+               grid_sum(grads.scale, 0, nullptr),
+               grid_sum(grads.zero, 1, x.scale.data)});
+}
+
+}  // namespace
+
+bool takes_factors(const WeightQuantiser& q) {
+  const std::int64_t groups = q.grid.scale.cols(), in = q.w.cols();
+  return q.w.dtype == DType::bf16 && q.offset.a1 && q.offset.a1.cols() <= kFactorRank && in % 8 == 0 &&
+         (groups == 1 || in / groups % kWarpColumns == 0);
+}
+
+void factor_values(Context& ctx, View w_hat, const WeightQuantiser& quantiser) {
+  Tensor scratch;
+  const FactorWeights x = make_weights(packed_weights(ctx, scratch, quantiser));
+  packed_output<bf16>(ctx, w_hat, [&](const View& to) {
+    dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
+      launch_tiles("quantise_weight_forward", ctx, x, table_bytes(x, false), values_kernel<kRounder>, rows<bf16>(to),
+                   x);
+    });
+  });
+}
+
+void factor_codes(Context& ctx, View codes, const WeightQuantiser& quantiser) {
+  Tensor scratch;
+  const FactorWeights x = make_weights(packed_weights(ctx, scratch, quantiser));
+  packed_output<std::uint8_t>(ctx, codes, [&](const View& to) {
+    dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
+      launch_tiles("weight_codes", ctx, x, table_bytes(x, false), codes_kernel<kRounder>, rows<std::uint8_t>(to), x);
+    });
+  });
+}
+
+void factor_gradients(Context& ctx, const WeightQuantiserGrads& grads, View dw_hat, const WeightQuantiser& quantiser) {
+  Tensor w_scratch, dw_scratch;
+  const FactorWeights x = make_weights(packed_weights(ctx, w_scratch, quantiser));
+  const View dy = packed_input(ctx, dw_scratch, dw_hat);
+  packed_output<bf16>(ctx, grads.w, [&](const View& dw) {
+    WeightQuantiserGrads wanted = grads;
+    wanted.w = dw;
+    dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
+      run_gradients<kRounder>("quantise_weight_backward", ctx, wanted, dy, x, ValueTerm());
+    });
+  });
+}
+
+void factor_regulariser(Context& ctx, View loss, const WeightQuantiser& quantiser, double beta) {
+  Tensor scratch;
+  const FactorWeights x = make_weights(packed_weights(ctx, scratch, quantiser));
+  const Storage of_block(ctx.allocator, row_tiles(x) * x.col_tiles * std::int64_t(sizeof(double)));
+  launch_tiles("rounding_regulariser_forward", ctx, x, table_bytes(x, false), regulariser_kernel,
+               static_cast<double*>(of_block.data()), x, float(beta));
+  finish_mean("rounding_regulariser_forward", ctx, loss, of_block, quantiser.w.count());
+}
+
+void factor_regulariser_gradients(Context& ctx, const WeightQuantiserGrads& grads, const WeightQuantiser& quantiser,
+                                  const RegulariserTerm& term) {
+  Tensor scratch;
+  run_gradients<Rounder::sigmoid>("rounding_regulariser_backward", ctx, grads, View(),
+                                  make_weights(packed_weights(ctx, scratch, quantiser)), term);
+}
+
+}  // namespace cbq::cuda
