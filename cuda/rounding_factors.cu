@@ -9,101 +9,141 @@
 namespace cbq::cuda {
 namespace {
 
-// Floor: w read, w_hat written, 4 bytes a weight. About 12 (straight_through) or 20 (sigmoid) instructions.
+// Steps of w on their way while one is rounded, where nothing else is read.
+constexpr int kAheadOfValues = 2;
+
+// Floor: w read, w_hat written, 4 bytes a weight.
 template <Rounder kRounder>
 __global__ void __launch_bounds__(kFactorThreads, 3) values_kernel(Rows<bf16> w_hat, FactorWeights weights) {
-  extern __shared__ __align__(16) char shared[];
-  const FactorTile<kRounder> tile(weights, shared, false);
-  tile.each_step({}, [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
+  extern __shared__ uint4 shared[];
+  const FactorTile<kRounder> tile(weights, shared, Scaled::no);
+  __syncthreads();
+  char* const lane = keep(reinterpret_cast<char*>(row_of(w_hat, tile.first_row + tile.g) + tile.c));
+  const int stride = int(w_hat.stride * 2);
+  tile.template each_step<kAheadOfValues>(
+      NoRows(), [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int r = row + tile.g + 8 * half;
-      const Step step = tile.step_of(r);
-      Rounded x[8];
-      tile.round_row(x, step, w[half], d, half);
-      float y[8];
+        for (int half = 0; half < 2; ++half) {
+          const int first = row + 8 * half;
+          const Step step = tile.step_of(first);
+          Rounded x[8];
+          tile.round_row(x, step, w[half], d, half);
+          float y[8];
 #pragma unroll
-      for (int n = 0; n < 8; ++n) y[n] = value_of(x[n], step);
-      if (tile.active && r < tile.rows) store_floats(row_of(w_hat, tile.first_row + r) + tile.c, y);
-    }
-  });
+          for (int n = 0; n < 8; ++n) y[n] = value_of(x[n], step);
+          if (tile.active && first + tile.g < tile.rows)
+            stream_words(
+                lane + static_cast<long long>(first) * stride,
+                make_uint4(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]), pack_bf16(y[4], y[5]), pack_bf16(y[6], y[7])));
+        }
+      });
 }
 
 // Floor: w read, codes written, 3 bytes a weight.
 template <Rounder kRounder>
 __global__ void __launch_bounds__(kFactorThreads, 3) codes_kernel(Rows<std::uint8_t> codes, FactorWeights weights) {
-  extern __shared__ __align__(16) char shared[];
-  const FactorTile<kRounder> tile(weights, shared, false);
-  tile.each_step({}, [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
+  extern __shared__ uint4 shared[];
+  const FactorTile<kRounder> tile(weights, shared, Scaled::no);
+  __syncthreads();
+  tile.template each_step<kAheadOfValues>(NoRows(),
+                                          [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int r = row + tile.g + 8 * half;
-      const Step step = tile.step_of(r);
-      Rounded x[8];
-      tile.round_row(x, step, w[half], d, half);
-      if (tile.active && r < tile.rows) store_codes(row_of(codes, tile.first_row + r) + tile.c, x, step);
-    }
-  });
+                                            for (int half = 0; half < 2; ++half) {
+                                              const int r = row + tile.g + 8 * half;
+                                              const Step step = tile.step_of(row + 8 * half);
+                                              Rounded x[8];
+                                              tile.round_row(x, step, w[half], d, half);
+                                              if (tile.active && r < tile.rows)
+                                                store_codes(row_of(codes, tile.first_row + r) + tile.c, x, step);
+                                            }
+                                          });
 }
 
-// What the blocks leave for finish_sums. Sums of a row: da1, then dscale and the sum in dzero.
+// What the blocks leave for finish_sums. Kinds of sums of a row: da1, then dscale and the sum in dzero.
 struct FactorSums {
-  float* rows;    // (column tiles, out, rank + 2)
-  float* groups;  // (out, in/32, 2): dscale and the sum in dzero where a tile's columns have several steps
+  float* rows;    // (column tiles, rank + 2, out)
+  float* groups;  // (2, out, in/32): dscale and the sum in dzero where a tile's columns have several steps
   float* a2;      // (row tiles, rank, in)
 };
 
 // What runs use, or all that quantise_weight_backward can be asked for.
 enum class Wanted { factors_and_scale, everything };
 
-constexpr int kSumsStride = kFactorRows + 8;  // of shared sums, so that ranks lie in different banks
-
-// Shared: sums [warp][rank + 2][kSumsStride].
-__device__ inline float* sums_at(float* sums, int kinds, int warp, int kind) {
-  return sums + (warp * kinds + kind) * kSumsStride;
+// Of shared sums, [warp][kind][row]: ranks lie in different banks.
+__host__ __device__ constexpr int sums_stride(int tile_rows) {
+  return tile_rows + 8;
 }
 
-// Floor: w and dw_hat read, 4 bytes a weight; partial sums add 7 %. About 18 instructions (straight_through).
+// a1 times the unit of the gradient: a thread a pair of rows and two ranks.
+template <class Term, class Tile>
+__device__ void fill_scaled(const Tile& tile) {
+  const FactorWeights& q = tile.q;
+  for (int i = int(threadIdx.x); i < 2 * q.tile_rows; i += kFactorThreads) {
+    const int row = i / 4 * 2, k = i % 4 * 2;
+    const auto a1 = [&](int r, int rank) {
+      return r < tile.rows && rank < q.a1.cols ? row_of(q.a1, tile.first_row + r)[rank] : 0.0f;
+    };
+    const float first[2] = {a1(row, k), a1(row + 1, k)}, second[2] = {a1(row, k + 1), a1(row + 1, k + 1)};
+    for (int group = 0; group < q.tile_groups; ++group) {
+      const Step* steps = tile.tables.steps + group * q.tile_rows + row;
+      const float unit[2] = {Term::unit(steps[0]), Term::unit(steps[1])};
+      uint4* quad = tile.tables.scaled + 2 * group * q.tile_rows + row / kStepRows * 32 + k * 4 + row % 8 / 2;
+      const int upper = row % kStepRows / 8;
+      const Halves a = split(unit[0] * first[0], unit[1] * first[1]),
+                   b = split(unit[0] * second[0], unit[1] * second[1]);
+      reinterpret_cast<uint2*>(quad)[upper] = make_uint2(a.high, a.low);
+      reinterpret_cast<uint2*>(quad + 4)[upper] = make_uint2(b.high, b.low);
+    }
+  }
+}
+
+// a2 as A of da1: block i contracts over columns 4i .. 4i+3 of each lane.
+template <class Tile>
+__device__ void load_right(FragmentA (&right)[2], const Tile& tile) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) right[i][0] = right[i][1] = right[i][2] = right[i][3] = 0;
+  if (tile.g >= tile.q.a2.rows || !tile.active) return;
+  const float* from = row_of(tile.q.a2, tile.g) + tile.c;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const Halves first = split(from[4 * i], from[4 * i + 1]), second = split(from[4 * i + 2], from[4 * i + 3]);
+    right[i][0] = first.high, right[i][1] = first.low, right[i][2] = second.high, right[i][3] = second.low;
+  }
+}
+
+// Floor: w and dw_hat read, 4 bytes a weight; partial sums add 5 %.
 template <Rounder kRounder, Wanted kWanted, class Term>
 __global__ void __launch_bounds__(kFactorThreads, 2)
     gradient_kernel(Rows<bf16> dw, FactorSums partial, FactorWeights weights, Rows<const bf16> dw_hat, Term term) {
-  extern __shared__ __align__(16) char shared[];
-  const FactorTile<kRounder> tile(weights, shared, true);
-  const FactorTables& tables = tile.tables;
-  const int g = tile.g, t = tile.t, rank = int(weights.a1.cols), kinds = rank + 2;
   constexpr bool kEverything = kWanted == Wanted::everything;
-  constexpr int kParts = kRounder == Rounder::straight_through ? 1 : 2;  // bf16 that hold doffset / s
-
+  constexpr int kParts = kRounder == Rounder::straight_through ? 1 : 2;  // bf16 that hold doffset / unit
+  extern __shared__ uint4 shared[];
+  const FactorTile<kRounder> tile(weights, shared, Scaled::yes);
+  const int g = tile.g, t = tile.t, rank = int(weights.a1.cols), kinds = rank + 2;
+  const int stride = sums_stride(weights.tile_rows);
+  float* const sums = tile.tables.sums + tile.warp * kinds * stride;
+  const std::uint32_t da1_at = keep(shared_address(sums + g * stride + 2 * t)),
+                      scale_at = keep(shared_address(sums + rank * stride + g));
   term.start();
-  // a1 times the unit, and a2 as A of da1: block i contracts over columns 4i .. 4i+3 of each lane.
-  for (int i = int(threadIdx.x); i < weights.tile_groups * (kFactorRows / 2) * kFactorRank; i += kFactorThreads) {
-    const int k = i % kFactorRank, pair = i / kFactorRank, row = 2 * (pair % (kFactorRows / 2));
-    const auto scaled = [&](int r) {
-      return r < tile.rows && k < rank
-                 ? Term::unit(tables.steps[2 * pair + r - row]) * row_of(weights.a1, tile.first_row + r)[k]
-                 : 0.0f;
-    };
-    tables.scaled[i] = split(scaled(row), scaled(row + 1));
-  }
-  FragmentA right[2] = {};
-  if (g < rank && tile.active) {
-    const float* from = row_of(weights.a2, g) + tile.c;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const Halves first = split(from[4 * i], from[4 * i + 1]), second = split(from[4 * i + 2], from[4 * i + 3]);
-      right[i][0] = first.high, right[i][1] = first.low, right[i][2] = second.high, right[i][3] = second.low;
-    }
-  }
+  FragmentA right[2];
+  load_right(right, tile);
+  __syncthreads();  // fill_scaled reads the steps
+  fill_scaled<Term>(tile);
   __syncthreads();
 
   FragmentC da2[4] = {};  // block j: columns 8t + 2j, 8t + 2j + 1
-  const Rows<const bf16> gradient = Term::kReadsGradient ? dw_hat : Rows<const bf16>{};
-  tile.each_step(gradient, [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks& dy) {
+  const auto gradient = [&] {
+    if constexpr (Term::kReadsGradient)
+      return dw_hat;
+    else
+      return NoRows();
+  }();
+  tile.template each_step<1>(gradient, [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks& dy) {
     std::uint32_t transposed[kParts][2][4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int first = row + 8 * half;
-      const Step step = tile.step_of(first + g);
+      const Step step = tile.step_of(first);
       Rounded x[8];
       tile.round_row(x, step, w[half], d, half);
       float scale_sum = 0, zero_sum = 0, passed[8], offset[8];
@@ -135,21 +175,18 @@ __global__ void __launch_bounds__(kFactorThreads, 2)
 #pragma unroll
         for (int j = 0; j < 4; ++j) transposed[part][half][j] = transpose_matrix(word[part][j]);
       }
-      if (g < rank) {
-        float* to = sums_at(tables.sums, kinds, tile.warp, g) + first + 2 * t;
-        to[0] = Term::unit(tile.step_of(first + 2 * t)) * (da1[0] + da1[2]);
-        to[1] = Term::unit(tile.step_of(first + 2 * t + 1)) * (da1[1] + da1[3]);
-      }
+      if (g < rank) store_floats(da1_at + 4 * unsigned(first), da1[0] + da1[2], da1[1] + da1[3]);
       const auto sum_row = [&](float sum, int kind) {
+        sum = tile.active ? sum : 0.0f;
         sum += __shfl_xor_sync(kFullWarp, sum, 1);
         sum += __shfl_xor_sync(kFullWarp, sum, 2);
-        if (t == 0) sums_at(tables.sums, kinds, tile.warp, rank + kind)[first + g] = sum;
+        if (t == 0) store_float(scale_at + 4 * unsigned(kind * stride + first), sum);
       };
       sum_row(scale_sum, 0);
       if constexpr (kEverything) sum_row(zero_sum, 1);
     }
-    const Halves *lower = tile.scaled_of(row + 2 * t) + g, *upper = lower + 4 * kFactorRank;
-    const FragmentA left = {lower->high, lower->low, upper->high, upper->low};
+    const uint4 quad = tile.scaled_of(row);
+    const FragmentA left = {quad.x, quad.y, quad.z, quad.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j)
 #pragma unroll
@@ -162,51 +199,68 @@ __global__ void __launch_bounds__(kFactorThreads, 2)
     float sum[8];
 #pragma unroll
     for (int j = 0; j < 4; ++j) sum[2 * j] = da2[j][0] + da2[j][2], sum[2 * j + 1] = da2[j][1] + da2[j][3];
-    store_floats(partial.a2 + (tile.first_row / kFactorRows * rank + g) * weights.w.cols + tile.c, sum);
+    store_floats(partial.a2 + (std::int64_t(tile.row_tile) * rank + g) * weights.w.cols + tile.c, sum);
   }
-  // Sums of the rows: over the warps.
+  // Sums of the rows: over the warps, or of each.
   __syncthreads();
   const std::int64_t out = weights.w.rows, warps_of_row = weights.w.cols / kWarpColumns;
-  for (int i = int(threadIdx.x); partial.rows && i < tile.rows * kinds; i += kFactorThreads) {
-    const int row = i / kinds, kind = i - row * kinds;
-    if (!kEverything && kind == rank + 1) continue;
-    float sum = 0;
+  const int kinds_wanted = kEverything ? kinds : kinds - 1;
+  for (int row = int(threadIdx.x); row < tile.rows; row += kFactorThreads) {
+    float unit[kFactorWarps];
 #pragma unroll
-    for (int warp = 0; warp < kFactorWarps; ++warp) sum += sums_at(tables.sums, kinds, warp, kind)[row];
-    partial.rows[(tile.col_tile * out + tile.first_row + row) * kinds + kind] = sum;
+    for (int warp = 0; warp < kFactorWarps; ++warp)
+      unit[warp] = Term::unit(tile.tables.steps[tile.group_of(warp) * weights.tile_rows + row]);
+    const float* from = tile.tables.sums + row;
+    float* to = partial.rows + std::int64_t(tile.col_tile) * kinds * out + tile.first_row + row;
+    for (int kind = 0; kind < kinds_wanted; ++kind, from += stride, to += out) {
+      float sum = 0;
+#pragma unroll
+      for (int warp = 0; warp < kFactorWarps; ++warp)
+        sum = fmaf(kind < rank ? unit[warp] : 1.0f, from[warp * kinds * stride], sum);
+      *to = sum;
+    }
   }
-  for (int i = int(threadIdx.x); partial.groups && i < tile.rows * kFactorWarps; i += kFactorThreads) {
-    const int row = i / kFactorWarps, warp = i % kFactorWarps;
-    const std::int64_t of_row = tile.col_tile * kFactorWarps + warp;
-    if (of_row >= warps_of_row) continue;
-    float* to = partial.groups + ((tile.first_row + row) * warps_of_row + of_row) * 2;
-    to[0] = sums_at(tables.sums, kinds, warp, rank)[row];
-    if constexpr (kEverything) to[1] = sums_at(tables.sums, kinds, warp, rank + 1)[row];
-  }
+  const int warp = int(threadIdx.x % kFactorWarps);
+  const std::int64_t of_row = std::int64_t(tile.col_tile) * kFactorWarps + warp;
+  if (!partial.groups || of_row >= warps_of_row) return;
+  for (int row = int(threadIdx.x / kFactorWarps); row < tile.rows; row += kFactorThreads / kFactorWarps)
+    for (int kind = rank; kind < kinds_wanted; ++kind)
+      partial.groups[((kind - rank) * out + tile.first_row + row) * warps_of_row + of_row] =
+          tile.tables.sums[(warp * kinds + kind) * stride + row];
 }
 
-// Floor: w read. The sum of a thread is over at most 128 weights, in float; across threads in double.
+// Floor: w read. The sum of a thread is over at most 256 weights, in float; across threads in double.
 __global__ void __launch_bounds__(kFactorThreads)
     regulariser_kernel(double* of_block, FactorWeights weights, float beta) {
-  extern __shared__ __align__(16) char shared[];
-  const FactorTile<Rounder::sigmoid> tile(weights, shared, false);
+  extern __shared__ uint4 shared[];
+  const FactorTile<Rounder::sigmoid> tile(weights, shared, Scaled::no);
+  __syncthreads();
   float sum = 0;
-  tile.each_step({}, [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
+  tile.template each_step<kAheadOfValues>(NoRows(),
+                                          [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int r = row + tile.g + 8 * half;
-      Rounded x[8];
-      tile.round_row(x, tile.step_of(r), w[half], d, half);
-      if (!tile.active || r >= tile.rows) continue;
+                                            for (int half = 0; half < 2; ++half) {
+                                              Rounded x[8];
+                                              tile.round_row(x, tile.step_of(row + 8 * half), w[half], d, half);
+                                              if (!tile.active || row + tile.g + 8 * half >= tile.rows) continue;
 #pragma unroll
-      for (int n = 0; n < 8; ++n) sum += 1 - power_of_distance(clip_nan(x[n].raw, 0, 1), beta);
-    }
-  });
+                                              for (int n = 0; n < 8; ++n)
+                                                sum += 1 - power_of_distance(clip_nan(x[n].raw, 0, 1), beta);
+                                            }
+                                          });
   const double total = block_reduce<kFactorThreads>(double(sum), Sum());
   if (threadIdx.x == 0) of_block[blockIdx.x] = total;
 }
 
 // ---- on the host
+
+std::size_t gradient_bytes(const FactorWeights& x) {
+  const std::size_t kinds = std::size_t(x.a1.cols + 2);
+  return table_bytes(x, Scaled::yes) + kFactorWarps * kinds * std::size_t(sums_stride(x.tile_rows)) * sizeof(float);
+}
+
+// Of a block, on every GPU that this program is compiled for.
+constexpr std::size_t kSharedBytes = 96 << 10;
 
 FactorWeights make_weights(const WeightQuantiser& q) {
   FactorWeights x{rows<const bf16>(q.w),
@@ -217,6 +271,7 @@ FactorWeights make_weights(const WeightQuantiser& q) {
                   float((1 << q.grid.bits) - 1),
                   0,
                   0,
+                  0,
                   0};
   x.group = x.w.cols / x.scale.cols;
   x.col_tiles = (x.w.cols + kFactorColumns - 1) / kFactorColumns;
@@ -224,11 +279,13 @@ FactorWeights make_weights(const WeightQuantiser& q) {
                                : x.group % kFactorColumns == 0 ? 1
                                                                : (kFactorColumns - 2) / x.group + 2;
   x.tile_groups = int(std::min(touched, x.scale.cols));
+  x.tile_rows = 256;
+  if (gradient_bytes(x) > kSharedBytes) x.tile_rows = 128;
   return x;
 }
 
 std::int64_t row_tiles(const FactorWeights& x) {
-  return (x.w.rows + kFactorRows - 1) / kFactorRows;
+  return (x.w.rows + x.tile_rows - 1) / x.tile_rows;
 }
 
 template <class Kernel, class... Args>
@@ -240,7 +297,8 @@ void launch_tiles(const char* name, Context& ctx, const FactorWeights& x, std::s
 
 // The view, or a copy of it whose rows can be read in packs of 8.
 View packed_input(Context& ctx, Tensor& scratch, const View& x) {
-  if (packs<8>(rows<const bf16>(x))) return x;
+  constexpr std::int64_t kLongestRow = 1 << 30;  // its bytes fit an int
+  if (packs<8>(rows<const bf16>(x)) && x.row_stride() < kLongestRow) return x;
   scratch = Tensor(ctx, {x.rows(), x.cols()}, x.dtype);
   convert(ctx, scratch, x);
   return scratch;
@@ -262,30 +320,30 @@ void packed_output(Context& ctx, const View& y, const Write& write) {
 template <Rounder kRounder, class Term>
 void run_gradients(const char* name, Context& ctx, const WeightQuantiserGrads& grads, View dw_hat,
                    const FactorWeights& x, const Term& term) {
-  const std::int64_t out = x.w.rows, in = x.w.cols, rank = x.a1.cols, kinds = rank + 2;
-  const bool grid_wanted = grads.scale || grads.zero, in_groups = grid_wanted && x.scale.cols > 1;
+  const std::int64_t out = x.w.rows, in = x.w.cols, rank = x.a1.cols, kinds = rank + 2, of_row = in / kWarpColumns;
+  const bool in_groups = (grads.scale || grads.zero) && x.scale.cols > 1;
   const auto scratch = [&](std::int64_t count) { return Storage(ctx.allocator, count * std::int64_t(sizeof(float))); };
-  const Storage row_sums = scratch(x.col_tiles * out * kinds), a2 = scratch(row_tiles(x) * rank * in),
-                group_sums = scratch(in_groups ? out * (in / kWarpColumns) * 2 : 0);
+  const Storage row_sums = scratch(x.col_tiles * kinds * out), a2 = scratch(row_tiles(x) * rank * in),
+                group_sums = scratch(in_groups ? 2 * out * of_row : 0);
   const FactorSums partial{static_cast<float*>(row_sums.data()), static_cast<float*>(group_sums.data()),
                            static_cast<float*>(a2.data())};
-  const std::size_t bytes = table_bytes(x, true) + std::size_t(kFactorWarps * kinds * kSumsStride) * sizeof(float);
   const auto run = [&](auto* kernel) {
-    launch_tiles(name, ctx, x, bytes, kernel, rows<bf16>(grads.w), partial, x, rows<const bf16>(dw_hat), term);
+    launch_tiles(name, ctx, x, gradient_bytes(x), kernel, rows<bf16>(grads.w), partial, x, rows<const bf16>(dw_hat),
+                 term);
   };
   if constexpr (Term::kReadsGradient)
     if (grads.w || grads.zero) run(gradient_kernel<kRounder, Wanted::everything, Term>);
   if (!grads.w && !grads.zero) run(gradient_kernel<kRounder, Wanted::factors_and_scale, Term>);
 
-  const auto grid_sum = [&](const View& y, int kind, const float* minus_scale) {
-    const std::int64_t of_row = in / kWarpColumns, per_group = x.group / kWarpColumns;
-    return in_groups
-               ? PartialSum{rows<float>(y), partial.groups + kind, of_row * 2, per_group * 2, 2, per_group, minus_scale}
-               : PartialSum{rows<float>(y), partial.rows + rank + kind, kinds, 0, out * kinds, x.col_tiles,
-                            minus_scale};
+  const auto grid_sum = [&](const View& y, std::int64_t kind, const float* minus_scale) {
+    const std::int64_t per_group = x.group / kWarpColumns;
+    return in_groups ? PartialSum{rows<float>(y), partial.groups + kind * out * of_row, of_row, per_group, 1, per_group,
+                                  minus_scale}
+                     : PartialSum{rows<float>(y), partial.rows + (rank + kind) * out, 1, 0, kinds * out, x.col_tiles,
+                                  minus_scale};
   };
   finish_sums(name, ctx,
-              {{rows<float>(grads.a1), partial.rows, kinds, 1, out * kinds, x.col_tiles, nullptr},
+              {{rows<float>(grads.a1), partial.rows, 1, out, kinds * out, x.col_tiles, nullptr},
                {rows<float>(grads.a2), partial.a2, in, 1, rank * in, row_tiles(x), nullptr},
                grid_sum(grads.scale, 0, nullptr),
                grid_sum(grads.zero, 1, x.scale.data)});
@@ -304,8 +362,8 @@ void factor_values(Context& ctx, View w_hat, const WeightQuantiser& quantiser) {
   const FactorWeights x = make_weights(packed_weights(ctx, scratch, quantiser));
   packed_output<bf16>(ctx, w_hat, [&](const View& to) {
     dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
-      launch_tiles("quantise_weight_forward", ctx, x, table_bytes(x, false), values_kernel<kRounder>, rows<bf16>(to),
-                   x);
+      launch_tiles("quantise_weight_forward", ctx, x, table_bytes(x, Scaled::no), values_kernel<kRounder>,
+                   rows<bf16>(to), x);
     });
   });
 }
@@ -315,7 +373,8 @@ void factor_codes(Context& ctx, View codes, const WeightQuantiser& quantiser) {
   const FactorWeights x = make_weights(packed_weights(ctx, scratch, quantiser));
   packed_output<std::uint8_t>(ctx, codes, [&](const View& to) {
     dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
-      launch_tiles("weight_codes", ctx, x, table_bytes(x, false), codes_kernel<kRounder>, rows<std::uint8_t>(to), x);
+      launch_tiles("weight_codes", ctx, x, table_bytes(x, Scaled::no), codes_kernel<kRounder>, rows<std::uint8_t>(to),
+                   x);
     });
   });
 }
@@ -337,7 +396,7 @@ void factor_regulariser(Context& ctx, View loss, const WeightQuantiser& quantise
   Tensor scratch;
   const FactorWeights x = make_weights(packed_weights(ctx, scratch, quantiser));
   const Storage of_block(ctx.allocator, row_tiles(x) * x.col_tiles * std::int64_t(sizeof(double)));
-  launch_tiles("rounding_regulariser_forward", ctx, x, table_bytes(x, false), regulariser_kernel,
+  launch_tiles("rounding_regulariser_forward", ctx, x, table_bytes(x, Scaled::no), regulariser_kernel,
                static_cast<double*>(of_block.data()), x, float(beta));
   finish_mean("rounding_regulariser_forward", ctx, loss, of_block, quantiser.w.count());
 }

@@ -2,13 +2,13 @@
 //
 // A warp walks down 32 columns, 16 rows a step. Lane 4 g + t holds columns 8t .. 8t+7 of rows g and g + 8, which it
 // moves by 16 bytes. With columns and ranks numbered to suit, that is how mma.m16n8k16 (cuda/mma.cuh) lays out
-//   C of the offsets a1 a2:            rows 16, columns 8, contraction over ranks
+//   C of the offsets a1 a2:            rows 16, columns 8, contraction over 8 ranks
 //   B of da1^T = a2 doffset^T:         ranks 16, rows 8, contraction over columns
 // and, each 8x8 matrix transposed by one movmatrix, B of da2 = a1^T doffset, contraction over rows.
 //
-// a1 and a2 are f32 and stay so: x = high + low, both bf16, is exact to 2^-17. Ranks 0 .. 7 of a fragment's 16 are the
-// high parts, 8 .. 15 the low ones. doffset / s = slope m dw_hat is bf16 for the straight-through rounder, whose slope
-// is 1; for the sigmoid it is split too.
+// a1 and a2 are f32 and stay so: x = high + low, both bf16, is exact to 2^-17; of a product's four parts low low is
+// left out. Ranks 0 .. 7 of a fragment's 16 are the high parts, 8 .. 15 the low ones. doffset / s = slope m dw_hat is
+// bf16 for the straight-through rounder, whose slope is 1; for the sigmoid it is split too.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ namespace cbq::cuda {
 
 constexpr int kFactorWarps = 8, kFactorThreads = 32 * kFactorWarps;
 constexpr int kWarpColumns = 32, kFactorColumns = kWarpColumns * kFactorWarps;  // of a tile
-constexpr int kStepRows = 16, kFactorRows = 128;                                // of a step, of a tile
+constexpr int kStepRows = 16;                                                   // of a step
 constexpr int kFactorRank = 8;                                                  // at most
 
 struct FactorWeights {
@@ -28,7 +28,7 @@ struct FactorWeights {
   Rows<const float> scale, zero, a1, a2;
   float last;                     // largest code
   std::int64_t group, col_tiles;  // columns that share a step, a multiple of 32 or all; tiles side by side
-  int tile_groups;                // that the columns of a tile touch, at most
+  int tile_rows, tile_groups;     // rows of a tile, 256 or 128; groups that its columns touch, at most
 };
 
 // x as the sum of two bf16, for two neighbours.
@@ -54,66 +54,125 @@ __device__ inline void multiply_add_half(FragmentC& c, const std::uint32_t (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
-// The tables of a block in shared memory.
+// The tables of a block in shared memory. Quads are the four words of an A that lane 4g + t loads, [step][g][t].
 struct FactorTables {
-  Step* steps;     // [group of the tile][row]
-  Halves* left;    // [row][t]: a1 of ranks 2t, 2t+1, times kOffsetUnit
-  Halves* scaled;  // [group of the tile][pair of rows][rank]: a1 times s of both rows; gradients only
-  float* sums;     // what a kernel keeps besides
+  uint4* right;   // [2][warp][lane], a2 as B of the offsets' four blocks: high parts, low parts
+  uint4* left;    // a1 times kOffsetUnit: ranks 2t, 2t+1 of rows g and g + 8, high parts, then low parts
+  uint4* scaled;  // [group of the tile][step][g][t], a1 times unit: rank g, rows 2t, 2t+1 and 8 above, each high, low
+  Step* steps;    // [group of the tile][row]
+  float* sums;    // what a kernel keeps besides
 };
 
+enum class Scaled { no, yes };
+
 // Bytes of FactorTables without `sums`.
-inline std::size_t table_bytes(const FactorWeights& q, bool scaled) {
-  const std::size_t groups = std::size_t(q.tile_groups), rows = kFactorRows;
-  return groups * rows * sizeof(Step) + rows * 4 * sizeof(Halves) +
-         (scaled ? groups * rows / 2 * kFactorRank * sizeof(Halves) : 0);
+inline std::size_t table_bytes(const FactorWeights& q, Scaled scaled) {
+  const std::size_t groups = std::size_t(q.tile_groups), rows = std::size_t(q.tile_rows);
+  return 2 * kFactorThreads * sizeof(uint4) +
+         rows * (groups * sizeof(Step) + 2 * sizeof(uint4) + (scaled == Scaled::yes ? groups * 2 * sizeof(uint4) : 0));
+}
+
+// Shared memory by its address: 16 bytes of words, and floats.
+__device__ inline uint4 load_words(std::uint32_t address) {
+  uint4 x;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address));
+  return x;
+}
+__device__ inline void store_float(std::uint32_t address, float x) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(x) : "memory");
+}
+__device__ inline void store_floats(std::uint32_t address, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
+}
+// 16 bytes of global memory that nothing reads again, past the first cache level, and 16 bytes to it.
+__device__ inline uint4 stream_words(const char* from) {
+  uint4 x;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(from));
+  return x;
+}
+__device__ inline void stream_words(char* to, const uint4& x) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+// The same value, but one that the compiler keeps in a register: in a loop that fills them all it would otherwise work
+// out addresses anew at every use, which here took a third of the instructions.
+__device__ inline std::uint32_t keep(std::uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+template <class T>
+__device__ T* keep(T* x) {
+  asm volatile("" : "+l"(x));
+  return x;
 }
 
 // Two packs of a lane in a step: rows g and g + 8.
 using StepPacks = Raw<bf16, 8>[2];
 
+// In place of a matrix that is not read.
+struct NoRows {};
+
 template <Rounder kRounder>
 class FactorTile {
  public:
-  // Fills steps and left; all threads of the block call it.
-  __device__ FactorTile(const FactorWeights& weights, char* shared, bool scaled) : q(weights) {
-    const std::int64_t row_tile = blockIdx.x / q.col_tiles;
-    col_tile = blockIdx.x - row_tile * q.col_tiles;
-    first_row = row_tile * kFactorRows;
-    rows = int(q.w.rows - first_row < kFactorRows ? q.w.rows - first_row : kFactorRows);
-    warp = int(threadIdx.x / 32), g = int(threadIdx.x % 32 / 4), t = int(threadIdx.x % 4);
-    const std::int64_t first_column = col_tile * kFactorColumns + warp * kWarpColumns;
+  // Fills steps and left; all threads of the block call it, and __syncthreads() before the first step.
+  __device__ FactorTile(const FactorWeights& weights, uint4* shared, Scaled scaled)
+      : q(weights),
+        row_tile(int(blockIdx.x / weights.col_tiles)),
+        col_tile(int(blockIdx.x - row_tile * weights.col_tiles)),
+        warp(int(threadIdx.x / 32)),
+        g(int(threadIdx.x % 32 / 4)),
+        t(int(threadIdx.x % 4)),
+        first_row(std::int64_t(row_tile) * weights.tile_rows),
+        rows(int(weights.w.rows - first_row < weights.tile_rows ? weights.w.rows - first_row : weights.tile_rows)) {
+    const std::int64_t first_column = std::int64_t(col_tile) * kFactorColumns + warp * kWarpColumns;
     c = first_column + 8 * t;
     active = c < q.w.cols;
-    const std::int64_t first_group = col_tile * kFactorColumns / q.group;
-    group_ = first_column < q.w.cols ? int(first_column / q.group - first_group) : 0;
-    tables.steps = reinterpret_cast<Step*>(shared);
-    tables.left = reinterpret_cast<Halves*>(tables.steps + q.tile_groups * kFactorRows);
-    tables.scaled = tables.left + kFactorRows * 4;
-    tables.sums =
-        reinterpret_cast<float*>(tables.scaled + (scaled ? q.tile_groups * kFactorRows / 2 * kFactorRank : 0));
-    fill_steps(first_group);
+    tables.right = shared;
+    tables.left = tables.right + 2 * kFactorThreads;
+    tables.scaled = tables.left + 2 * q.tile_rows;
+    tables.steps =
+        reinterpret_cast<Step*>(tables.scaled + (scaled == Scaled::yes ? q.tile_groups * 2 * q.tile_rows : 0));
+    tables.sums = reinterpret_cast<float*>(tables.steps + q.tile_groups * q.tile_rows);
+    const int group = group_of(warp);
+    right_ = keep(shared_address(tables.right + threadIdx.x));
+    left_ = keep(shared_address(tables.left + 4 * g + t));
+    scaled_ = keep(shared_address(tables.scaled + group * 2 * q.tile_rows + 4 * g + t));
+    steps_ = keep(shared_address(tables.steps + group * q.tile_rows + g));
+    fill_steps();
     fill_left();
     load_right(first_column);
-    __syncthreads();
   }
 
   // visit(first row of the step within the tile, offsets, packs of w, packs of `other`), by all threads of a warp; the
-  // next step's are on their way meanwhile. What lies beyond the matrix is zero. Without data `other` is not read.
-  template <class Visit>
-  __device__ __forceinline__ void each_step(const Rows<const bf16>& other, const Visit& visit) const {
-    const bf16 *w = at(q.w), *x = other.data ? at(other) : nullptr;
-    StepPacks next_w = {}, next_x = {};
-    read(next_w, w, q.w.stride, 0);
-    if (x) read(next_x, x, other.stride, 0);
-    for (int row = 0; row < rows; row += kStepRows) {
-      const StepPacks now_w = {next_w[0], next_w[1]}, now_x = {next_x[0], next_x[1]};
-      w += kStepRows * q.w.stride;
-      read(next_w, w, q.w.stride, row + kStepRows);
-      if (x) x += kStepRows * other.stride, read(next_x, x, other.stride, row + kStepRows);
-      FragmentC d[4];
-      offsets(d, row);
-      visit(row, d, now_w, now_x);
+  // packs of the next kAhead steps are on their way meanwhile. Beyond the matrix there stand its last row and first
+  // columns: their factors are zero, their sums are not stored.
+  template <int kAhead, class Other, class Visit>
+  __device__ __forceinline__ void each_step(const Other& other, const Visit& visit) const {
+    constexpr bool kReadsOther = !std::is_same_v<Other, NoRows>;
+    const char *w = at(q.w), *x = nullptr;
+    const int w_stride = int(q.w.stride * 2);
+    int x_stride = 0;
+    if constexpr (kReadsOther) x = at(other), x_stride = int(other.stride * 2);
+    StepPacks next_w[kAhead] = {}, next_x[kAhead] = {};
+    const auto read_next = [&](int ahead, int row) {
+      read(next_w[ahead], w, w_stride, row);
+      if constexpr (kReadsOther) read(next_x[ahead], x, x_stride, row);
+    };
+#pragma unroll
+    for (int ahead = 0; ahead < kAhead; ++ahead) read_next(ahead, ahead * kStepRows);
+    for (int first = 0; first < rows; first += kAhead * kStepRows) {
+#pragma unroll
+      for (int ahead = 0; ahead < kAhead; ++ahead) {
+        const int row = first + ahead * kStepRows;
+        if (kAhead > 1 && row >= rows) break;
+        const StepPacks now_w = {next_w[ahead][0], next_w[ahead][1]}, now_x = {next_x[ahead][0], next_x[ahead][1]};
+        if (row + kAhead * kStepRows < rows) read_next(ahead, row + kAhead * kStepRows);
+        FragmentC d[4];
+        offsets(d, row);
+        visit(row, d, now_w, now_x);
+      }
     }
   }
 
@@ -125,82 +184,105 @@ class FactorTile {
 #pragma unroll
     for (int n = 0; n < 8; ++n) x[n] = round_weight<kRounder>(ratio[n], d[n / 2][2 * half + n % 2]);
   }
-  __device__ const Step& step_of(int row) const {
-    return tables.steps[group_ * kFactorRows + row];
+  // Of row `row` + g.
+  __device__ Step step_of(int row) const {
+    const uint4 x = load_words(steps_ + std::uint32_t(row) * std::uint32_t(sizeof(Step)));
+    return {__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), __uint_as_float(x.w)};
   }
-  __device__ const Halves* scaled_of(int row) const {
-    return tables.scaled + (group_ * kFactorRows + row) / 2 * kFactorRank;
+  __device__ uint4 scaled_of(int row) const {
+    return load_words(scaled_ + 2 * sizeof(uint4) * std::uint32_t(row));
+  }
+  // Of the columns of a warp, counted from the tile's first.
+  __device__ int group_of(int of_warp) const {
+    const std::int64_t first = std::int64_t(col_tile) * kFactorColumns, column = first + of_warp * kWarpColumns;
+    return q.tile_groups == 1 || column >= q.w.cols ? 0 : int(column / q.group - first / q.group);
   }
 
   const FactorWeights& q;
   FactorTables tables;
-  std::int64_t first_row, col_tile, c;  // c: the lane's first column
-  int rows, warp, g, t;
-  bool active;  // whether the lane has columns
+  const int row_tile, col_tile, warp, g, t;
+  const std::int64_t first_row;
+  const int rows;
+  std::int64_t c;  // the lane's first column
+  bool active;     // whether the lane has columns
 
  private:
   // Steps of rows and groups beyond the matrix are such that zeros stay zeros.
-  __device__ void fill_steps(std::int64_t first_group) {
-    for (int i = int(threadIdx.x); i < q.tile_groups * kFactorRows; i += kFactorThreads) {
-      const int row = i % kFactorRows;
-      const std::int64_t in_row = first_group + i / kFactorRows;
-      tables.steps[i] = row < rows && in_row < q.scale.cols
-                            ? make_step(row_of(q.scale, first_row + row)[in_row],
-                                        row_of(q.zero, first_row + row)[in_row], q.last, kLargestFastStep<kRounder>)
-                            : Step{1, 1, 0, 0};
-    }
+  __device__ void fill_steps() {
+    const std::int64_t first_group =
+        q.tile_groups == 1 && q.scale.cols == 1 ? 0 : std::int64_t(col_tile) * kFactorColumns / q.group;
+    for (int row = int(threadIdx.x); row < q.tile_rows; row += kFactorThreads)
+      for (int i = 0; i < q.tile_groups; ++i) {
+        const std::int64_t in_row = first_group + i;
+        const bool exists = row < rows && in_row < q.scale.cols;
+        tables.steps[i * q.tile_rows + row] =
+            exists ? make_step(row_of(q.scale, first_row + row)[in_row], row_of(q.zero, first_row + row)[in_row],
+                               q.last, kLargestFastStep<kRounder>)
+                   : Step{1, 1, 0, 0};
+      }
   }
 
-  __device__ float left_at(int row, int k) const {
-    return row < rows && k < q.a1.cols ? row_of(q.a1, first_row + row)[k] : 0.0f;
-  }
-  __device__ float right_at(int k, std::int64_t column) const {
-    return k < q.a2.rows && column < q.w.cols ? row_of(q.a2, k)[column] : 0.0f;
-  }
-
+  // A thread a row and half of the ranks.
   __device__ void fill_left() {
-    for (int i = int(threadIdx.x); i < kFactorRows * 4; i += kFactorThreads) {
-      const int row = i / 4, k = 2 * (i % 4);
-      tables.left[i] = split(kOffsetUnit<kRounder> * left_at(row, k), kOffsetUnit<kRounder> * left_at(row, k + 1));
+    for (int i = int(threadIdx.x); i < 2 * q.tile_rows; i += kFactorThreads) {
+      const int row = i / 2, k = i % 2 * 4, upper = row % kStepRows / 8;
+      float x[4];
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        x[n] = row < rows && k + n < q.a1.cols ? kOffsetUnit<kRounder> * row_of(q.a1, first_row + row)[k + n] : 0.0f;
+      unsigned* to = reinterpret_cast<unsigned*>(tables.left + row / kStepRows * 32 + row % 8 * 4 + k / 2) + upper;
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        const Halves halves = split(x[2 * pair], x[2 * pair + 1]);
+        to[4 * pair] = halves.high, to[4 * pair + 2] = halves.low;
+      }
     }
   }
 
   // Column 2t of block j of the offsets is column 8t + 2j of the warp.
   __device__ void load_right(std::int64_t first_column) {
+    const std::int64_t column = first_column + g / 2 * 8 + g % 2;
+    const float* from = q.a2.data + 2 * t * q.a2.stride + column;
+    const bool first = 2 * t < q.a2.rows, second = 2 * t + 1 < q.a2.rows;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const std::int64_t column = first_column + g / 2 * 8 + g % 2 + 2 * j;
-      right_[j] = split(right_at(2 * t, column), right_at(2 * t + 1, column));
+      const bool exists = column + 2 * j < q.w.cols;
+      const Halves halves =
+          split(exists && first ? from[2 * j] : 0.0f, exists && second ? from[q.a2.stride + 2 * j] : 0.0f);
+      reinterpret_cast<unsigned*>(tables.right + threadIdx.x)[j] = halves.high;
+      reinterpret_cast<unsigned*>(tables.right + kFactorThreads + threadIdx.x)[j] = halves.low;
     }
   }
 
-  __device__ const bf16* at(const Rows<const bf16>& x) const {
-    return row_of(x, first_row + g) + c;
+  __device__ const char* at(const Rows<const bf16>& x) const {
+    return keep(reinterpret_cast<const char*>(row_of(x, first_row) + (active ? c : 0)));
   }
 
-  __device__ __forceinline__ void read(StepPacks& x, const bf16* from, std::int64_t stride, int row) const {
+  __device__ __forceinline__ void read(StepPacks& x, const char* from, int stride, int row) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      x[half] = {};
-      if (active && row + g + 8 * half < rows) x[half] = load_raw<8>(from + 8 * half * stride);
+      const int r = min(row + g + 8 * half, rows - 1);
+      const uint4 words = stream_words(from + static_cast<long long>(r) * stride);
+      x[half] = {{words.x, words.y, words.z, words.w}};
     }
   }
 
-  // high high + low high, then high low.
   __device__ __forceinline__ void offsets(FragmentC (&d)[4], int row) const {
-    const Halves upper = tables.left[(row + g) * 4 + t], lower = tables.left[(row + g + 8) * 4 + t];
-    const FragmentA a = {upper.high, lower.high, upper.low, lower.low};
-    const std::uint32_t high[2] = {upper.high, lower.high};
+    const uint4 a = load_words(left_ + 2 * sizeof(uint4) * std::uint32_t(row));
+    const std::uint32_t high[2] = {a.x, a.y}, low[2] = {a.z, a.w};
+    const uint4 b = load_words(right_), b_low = load_words(right_ + std::uint32_t(kFactorThreads * sizeof(uint4)));
+    const std::uint32_t right_high[4] = {b.x, b.y, b.z, b.w}, right_low[4] = {b_low.x, b_low.y, b_low.z, b_low.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       d[j][0] = d[j][1] = d[j][2] = d[j][3] = 0;
-      multiply_add(d[j], a, right_[j].high, right_[j].high);
-      multiply_add_half(d[j], high, right_[j].low);
+      multiply_add_half(d[j], high, right_high[j]);
+      multiply_add_half(d[j], low, right_high[j]);
+      multiply_add_half(d[j], high, right_low[j]);
     }
   }
 
-  int group_;        // of the warp, counted from the tile's first
-  Halves right_[4];  // a2 as B of the offsets
+  // Addresses: of the lane's words and quads, of row g of the warp's group.
+  std::uint32_t right_, left_, scaled_, steps_;
 };
 
 }  // namespace cbq::cuda

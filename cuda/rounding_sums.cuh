@@ -28,7 +28,7 @@ struct PartialSums {
 constexpr unsigned kSumLanes = 8;
 
 // Floor: the partial sums read once; they come from the L2 cache.
-__global__ inline void finish_sums_kernel(PartialSums sums) {
+static __global__ void finish_sums_kernel(PartialSums sums) {
   __shared__ float of_lane[kSumLanes][32];
   int i = 0;
   while (blockIdx.x >= sums.first_block[i + 1]) ++i;
