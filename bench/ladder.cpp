@@ -62,6 +62,7 @@ int main(int argc, char** argv) {
   const std::unique_ptr<Context> gpu = bench::open_gpu();
   if (!gpu) return 0;
   bench::GpuRows rows(*gpu);
+  rows.add_limits();
   bench::add_rms_norm(rows);
   bench::add_weight(rows);
   bench::add_attention(rows);

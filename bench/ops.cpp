@@ -75,6 +75,7 @@ int main(int argc, char** argv) {
   std::optional<bench::GpuRows> rows;
   if (gpu) {
     rows.emplace(*gpu);
+    rows->add_limits();
     bench::add_memory_rows(*rows);
     bench::add_weight_rows(*rows);
     bench::add_product_rows(*rows);

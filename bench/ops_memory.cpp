@@ -1,5 +1,4 @@
 // Kernels that memory bounds: what a share of the copy rate says is how much of the device they leave unused.
-#include "bench/gpu.h"
 #include "bench/ops_gpu.h"
 #include "core/kernels.h"
 
@@ -123,11 +122,6 @@ void add_optimiser(GpuRows& rows) {
 }  // namespace
 
 void add_memory_rows(GpuRows& rows) {
-  // The yardstick itself: 1.07 GB of copies a call.
-  rows.add("gpu/copy by the driver", 0, [](Operands& o) -> Call {
-    const Tensor y = o.output({1 << 28}), x = o.input({1 << 28});
-    return [=, &ctx = o.ctx] { device_copy(ctx, y, x); };
-  });
   add_norms(rows);
   add_layers(rows);
   add_losses(rows);

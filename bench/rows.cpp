@@ -26,6 +26,20 @@ Measured measure(Context& ctx, const Normal& normal, const MakeCall& make) {
   return {seconds_per_call(ctx, calls), bytes};
 }
 
+Call copy_call(Operands& o) {
+  constexpr std::int64_t kCount = 1 << 28;
+  const Tensor x = o.input({kCount}), y = o.output({kCount});
+  return [=, &ctx = o.ctx] { device_copy(ctx, y, x); };
+}
+
+constexpr std::int64_t kSide = 8192;
+constexpr double kProductFlops = 2.0 * kSide * kSide * kSide;
+
+Call product_call(Operands& o) {
+  const Tensor a = o.input({kSide, kSide}), b = o.input({kSide, kSide}), y = o.output({kSide, kSide});
+  return [=, &ctx = o.ctx] { ctx.kernels->matmul(ctx, y, a, Trans::no, b, Trans::yes, {}, Write::set); };
+}
+
 void report(benchmark::State& state, const Measured& row, double flops, Limits& limits) {
   for (auto _ : state) state.SetIterationTime(row.seconds);
   state.counters["bytes"] = row.bytes;
@@ -40,25 +54,20 @@ void report(benchmark::State& state, const Measured& row, double flops, Limits& 
 
 double Limits::copy_rate() {
   if (!copy_rate_) {
-    const Measured copy = measure(ctx_, normal_, [](Operands& o) -> Call {
-      const Tensor x = o.input({1 << 28}), y = o.output({1 << 28});
-      return [=, &ctx = o.ctx] { device_copy(ctx, y, x); };
-    });
+    const Measured copy = measure(ctx_, normal_, copy_call);
     copy_rate_ = copy.bytes / copy.seconds;
   }
   return *copy_rate_;
 }
 
 double Limits::product_rate() {
-  if (!product_rate_) {
-    constexpr std::int64_t kSide = 8192;
-    const Measured product = measure(ctx_, normal_, [](Operands& o) -> Call {
-      const Tensor a = o.input({kSide, kSide}), b = o.input({kSide, kSide}), y = o.output({kSide, kSide});
-      return [=, &ctx = o.ctx] { ctx.kernels->matmul(ctx, y, a, Trans::no, b, Trans::yes, {}, Write::set); };
-    });
-    product_rate_ = 2.0 * kSide * kSide * kSide / product.seconds;
-  }
+  if (!product_rate_) product_rate_ = kProductFlops / measure(ctx_, normal_, product_call).seconds;
   return *product_rate_;
+}
+
+void GpuRows::add_limits() {
+  add("gpu/limits/copy", 0, copy_call);
+  add("gpu/limits/product", kProductFlops, product_call);
 }
 
 void GpuRows::add(const std::string& name, double flops, const MakeCall& make) {

@@ -17,7 +17,7 @@ using MakeCall = std::function<Call(Operands&)>;
 class Limits {
  public:
   Limits(Context& ctx, const Normal& normal) : ctx_(ctx), normal_(normal) {}
-  // Bytes read and written a second by the driver's copy of 512 MB.
+  // Bytes read and written a second by the driver's copy of 512 MiB.
   double copy_rate();
   // FLOP/s of `matmul` at 8192 x 8192 x 8192 in bf16.
   double product_rate();
@@ -33,6 +33,8 @@ class Limits {
 class GpuRows {
  public:
   explicit GpuRows(Context& ctx_) : ctx(ctx_), normal_(ctx_), limits_(ctx_, normal_) {}
+  // The two limits themselves.
+  void add_limits();
   // flops: of one call; 0 where memory is all that counts.
   void add(const std::string& name, double flops, const MakeCall& make);
 

@@ -2,12 +2,12 @@
 //
 // What changes: both products are mma.sync on bf16 with f32 sums (FlashAttention-2, Dao 2023). A warp owns 16 queries:
 // q, the scores of 64 keys and o stay in its registers, and p goes from one product to the next without shared memory.
-// The arithmetic stands in attention_warp.cuh.
+// The arithmetic stands in attention_softmax.cuh.
 //
 // Prediction at T 2048, H 64: 10 times rung 3, 150 TFLOP/s. One instruction does 4,096 multiply-adds and reads its keys
 // from shared memory as bf16, 8 matrices a load. What is left: the block waits for every tile of keys to arrive before
 // it computes, and nothing is on its way meanwhile but what the other blocks of the multiprocessor asked for.
-#include "bench/ladder/attention_warp.cuh"
+#include "bench/ladder/attention_softmax.cuh"
 
 namespace cbq::ladder {
 namespace {
@@ -45,8 +45,8 @@ __global__ void __launch_bounds__(kThreads) kernel(AttentionArgs a) {
     FragmentC s[kTileRows / 8] = {};
     scores(s, q, k_tile);
     if (key == query) mask(s);
-    online_softmax(s, state, a.scale * 1.4426950408889634f);
-    add_values(state, s, v_tile);
+    online_softmax(s, state, a.scale * kLog2E);
+    add_product(state.o, s, v_tile);
   }
   store(a, state, head, query);
 }

@@ -6,7 +6,7 @@
 // Prediction at T 2048, H 64: 1.4 times rung 4, 210 TFLOP/s. The wait for a tile, some 700 cycles of the 2,500 that a
 // tile takes, is hidden. What is left: a matrix of keys read from shared memory serves 16 queries only, and
 // exponentials stop the warp's own products. The kernel in cuda/ goes on from here.
-#include "bench/ladder/attention_warp.cuh"
+#include "bench/ladder/attention_softmax.cuh"
 
 namespace cbq::ladder {
 namespace {
@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kThreads) kernel(AttentionArgs a) {
     FragmentC s[kTileRows / 8] = {};
     scores(s, q, stage_of(key));
     if (key == query) mask(s);
-    online_softmax(s, state, a.scale * 1.4426950408889634f);
-    add_values(state, s, stage_of(key) + kTileBytes);
+    online_softmax(s, state, a.scale * kLog2E);
+    add_product(state.o, s, stage_of(key) + kTileBytes);
   }
   store(a, state, head, query);
 }

@@ -1,36 +1,17 @@
-// The arithmetic of one warp on tensor cores, which rungs 4 and 5 of attention share: 16 queries against 64 keys.
-// Fragments and swizzled tiles: cuda/mma.cuh. A lane holds of rows lane/4 and lane/4 + 8 the columns lane%4 * 2, + 1 of
-// every block of 8.
+// The softmax of one warp's 16 queries between the two products, which rungs 4 and 5 of attention share. A lane holds
+// of rows lane/4 and lane/4 + 8 the columns lane%4 * 2, + 1 of every block of 8; four lanes share a row.
 #pragma once
 
-#include "bench/ladder/attention.h"
-#include "cuda/mma.cuh"
+#include "bench/ladder/attention_products.cuh"
 
 namespace cbq::ladder {
 
-using cuda::FragmentA, cuda::FragmentC;
-
-constexpr int kTileRows = 64, kWarps = 4, kThreads = 32 * kWarps, kWarpRows = kTileRows / kWarps;
-constexpr int kRowBytes = cuda::kRowBytes<kDim>, kTileBytes = kTileRows * kRowBytes, kChunks = kDim / 8;
+constexpr float kLog2E = 1.4426950408889634f;
 
 struct WarpState {
   FragmentC o[kDim / 8] = {};
   float max[2] = {-INFINITY, -INFINITY}, sum[2] = {};  // of scores in base 2; sum is the lane's part
 };
-
-// s = q k^T
-__device__ inline void scores(FragmentC (&s)[kTileRows / 8], const FragmentA (&q)[kDim / 16], std::uint32_t k_tile) {
-  const std::uint32_t from = k_tile + cuda::lane_offset_b<kDim>(int(threadIdx.x) % 32);
-#pragma unroll
-  for (int d = 0; d < kDim / 16; ++d)
-#pragma unroll
-    for (int j = 0; j < kTileRows / 16; ++j) {
-      std::uint32_t b[4];
-      cuda::load_matrices(b, (from ^ 32 * d) + 16 * j * kRowBytes);
-      cuda::multiply_add(s[2 * j], q[d], b[0], b[1]);
-      cuda::multiply_add(s[2 * j + 1], q[d], b[2], b[3]);
-    }
-}
 
 // Minus infinity where the key lies behind the query; both count from the first row of the tile.
 __device__ inline void mask(FragmentC (&s)[kTileRows / 8]) {
@@ -42,7 +23,7 @@ __device__ inline void mask(FragmentC (&s)[kTileRows / 8]) {
       if (column + 8 * j + e % 2 > row + e / 2 * 8) s[j][e] = -INFINITY;
 }
 
-// s becomes 2^(scale2 s - max); state is brought to the new max. Four lanes share a row.
+// s becomes 2^(scale2 s - max); state is brought to the new max.
 __device__ inline void online_softmax(FragmentC (&s)[kTileRows / 8], WarpState& state, float scale2) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -64,24 +45,6 @@ __device__ inline void online_softmax(FragmentC (&s)[kTileRows / 8], WarpState& 
   }
 }
 
-// o += p v, p rounded to bf16: two neighbouring C blocks are an A.
-__device__ inline void add_values(WarpState& state, const FragmentC (&p)[kTileRows / 8], std::uint32_t v_tile) {
-  const std::uint32_t from = v_tile + cuda::lane_offset_a<kDim>(int(threadIdx.x) % 32);
-#pragma unroll
-  for (int k = 0; k < kTileRows / 16; ++k) {
-    FragmentA a;
-#pragma unroll
-    for (int e = 0; e < 4; ++e) a[e] = cuda::pack_bf16(p[2 * k + e / 2][e % 2 * 2], p[2 * k + e / 2][e % 2 * 2 + 1]);
-#pragma unroll
-    for (int j = 0; j < kDim / 16; ++j) {
-      std::uint32_t b[4];
-      cuda::load_matrices_transposed(b, (from ^ 32 * j) + 16 * k * kRowBytes);
-      cuda::multiply_add(state.o[2 * j], a, b[0], b[1]);
-      cuda::multiply_add(state.o[2 * j + 1], a, b[2], b[3]);
-    }
-  }
-}
-
 // The warp's rows of o and lse; `first` is the first query of the tile.
 __device__ inline void store(const AttentionArgs& a, const WarpState& state, int head, int first) {
   const int lane = int(threadIdx.x) % 32;
@@ -91,8 +54,7 @@ __device__ inline void store(const AttentionArgs& a, const WarpState& state, int
     float sum = state.sum[half];
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    if (lane % 4 == 0)
-      a.lse[std::int64_t(head) * a.tokens + row] = (state.max[half] + log2f(sum)) / 1.4426950408889634f;
+    if (lane % 4 == 0) a.lse[std::int64_t(head) * a.tokens + row] = (state.max[half] + log2f(sum)) / kLog2E;
 #pragma unroll
     for (int j = 0; j < kDim / 8; ++j)
       *reinterpret_cast<std::uint32_t*>(a.o + a.at(head, row) + 8 * j + lane % 4 * 2) =
