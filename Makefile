@@ -26,7 +26,8 @@ test: all
 golden: all
 	CBQ_GOLDEN=all ctest --test-dir $(BUILD) --output-on-failure -R '^(models|perplexity)$$'
 
-# One table a program, and its numbers as JSON with the GPU, its driver and the commit; see bench/README.md. The ladder is CUDA alone.
+# One table a program, and its numbers as JSON with the GPU, its driver and the commit; see bench/README.md. A build without
+# CUDA has no ladder.
 bench: all
 	for name in ops ladder window; do \
 	  [ -x $(BUILD)/bench/$$name ] || continue; \

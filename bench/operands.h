@@ -27,7 +27,8 @@ class Operands {
   Tensor input(Shape shape, DType dtype = DType::bf16, double deviation = 1);
   Tensor constant(Shape shape, double value);  // an input in f32
   Tensor output(Shape shape, DType dtype = DType::bf16);
-  Tensor updated(Shape shape, DType dtype, double value);  // read and written
+  Tensor updated(Shape shape, DType dtype, double value);      // read and written
+  void moves(std::int64_t bytes) { bytes_ += double(bytes); }  // of tensors made elsewhere
   double bytes() const { return bytes_; }
 
   Context& ctx;

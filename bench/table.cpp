@@ -2,7 +2,6 @@
 
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -19,6 +18,8 @@ constexpr Column kColumns[] = {{"GB/s", "GB/s", "%10.4g", 1},
                                {"TFLOP/s", "TFLOP/s", "%10.3g", 1},
                                {"of_gemm", "of GEMM", "%8.0f %%", 0.01}};
 
+constexpr int kNameWidth = 52;
+
 std::string time_text(double seconds) {
   char text[32];
   std::snprintf(text, sizeof text, seconds < 1e-2 ? "%9.1f us" : "%9.1f ms", seconds * (seconds < 1e-2 ? 1e6 : 1e3));
@@ -29,8 +30,7 @@ class Table final : public benchmark::BenchmarkReporter {
  public:
   bool ReportContext(const Context& context) override {
     PrintBasicContext(&GetErrorStream(), context);
-    width_ = std::max<int>(30, int(context.name_field_width));
-    std::printf("%-*s %12s", width_, "benchmark", "time");
+    std::printf("%-*s %12s", kNameWidth, "benchmark", "time");
     for (const Column& column : kColumns) std::printf(" %10s", column.title);
     std::printf("\n");
     return true;
@@ -42,11 +42,11 @@ class Table final : public benchmark::BenchmarkReporter {
           run.run_name.function_name + (run.aggregate_name.empty() ? "" : ", " + run.aggregate_name);
       if (run.error_occurred) {
         failed_ = true;
-        std::printf("%-*s %s\n", width_, name.c_str(), run.error_message.c_str());
+        std::printf("%-*s %s\n", kNameWidth, name.c_str(), run.error_message.c_str());
         continue;
       }
       const double seconds = run.GetAdjustedRealTime() / benchmark::GetTimeUnitMultiplier(run.time_unit);
-      std::printf("%-*s %12s", width_, name.c_str(), time_text(seconds).c_str());
+      std::printf("%-*s %12s", kNameWidth, name.c_str(), time_text(seconds).c_str());
       for (const Column& column : kColumns) {
         const auto counter = run.counters.find(column.counter);
         std::printf(" ");
@@ -63,7 +63,6 @@ class Table final : public benchmark::BenchmarkReporter {
   bool failed() const { return failed_; }
 
  private:
-  int width_ = 0;
   bool failed_ = false;
 };
 
