@@ -26,9 +26,13 @@ test: all
 golden: all
 	CBQ_GOLDEN=all ctest --test-dir $(BUILD) --output-on-failure -R '^(models|perplexity)$$'
 
+# One table a program, and its numbers as JSON with the GPU, its driver and the commit; see bench/README.md. A build without
+# CUDA has no ladder.
 bench: all
-	$(BUILD)/bench/ops --benchmark_out=$(BUILD)/ops.json --benchmark_out_format=json
-	$(BUILD)/bench/window --benchmark_out=$(BUILD)/window.json --benchmark_out_format=json
+	for name in ops ladder window; do \
+	  [ -x $(BUILD)/bench/$$name ] || continue; \
+	  $(BUILD)/bench/$$name --benchmark_out=$(BUILD)/$$name.json --benchmark_out_format=json \
+	    --benchmark_context=commit=$$(git describe --always --dirty 2>/dev/null || echo unknown) || exit 1; done
 
 # The suite under the address and undefined-behaviour sanitizers.
 asan: deps

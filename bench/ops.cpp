@@ -1,8 +1,12 @@
-// The ops of tests/cases.h at the shapes of LLaMA-7B on the CPU in f32: forward alone, and forward with backward.
-// Allocation is part of an op and is timed with it. bytes and items per second count one forward's traffic and its
-// floating-point operations.
+// Ops and kernels one at a time. On the GPU, where there is one: the kernels of core/kernels.h at the shapes of
+// LLaMA-65B beside the copy and product rates of the device (bench/ops_gpu.h). On the CPU: the ops of tests/cases.h at
+// the shapes of LLaMA-7B in f32, forward alone, and forward with backward. Allocation is part of an op and is timed
+// with it. Rates count one forward's traffic and its floating-point operations.
 #include <benchmark/benchmark.h>
 
+#include "bench/gpu.h"
+#include "bench/ops_gpu.h"
+#include "bench/table.h"
 #include "cpu/libraries.h"
 #include "cpu/open.h"
 #include "tests/cases.h"
@@ -46,8 +50,19 @@ void run(benchmark::State& state, Context& ctx, const OpCase& c, Pass pass) {
     benchmark::DoNotOptimize(y.value.data());
   }
   if (pass == Pass::forward_and_backward) return;
-  state.counters["bytes"] = benchmark::Counter(c.bytes, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["flops"] = benchmark::Counter(c.flops, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["GB/s"] = benchmark::Counter(1e-9 * c.bytes, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["TFLOP/s"] = benchmark::Counter(1e-12 * c.flops, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void add_cpu_rows(Context& ctx, const std::vector<OpCase>& cases) {
+  for (const OpCase& c : cases)
+    for (const Pass pass : {Pass::forward, Pass::forward_and_backward}) {
+      const std::string name = concat("cpu/", c.name, pass == Pass::forward ? "/forward" : "/forward and backward");
+      benchmark::RegisterBenchmark(name.c_str(),
+                                   [&ctx, &c, pass](benchmark::State& state) { run(state, ctx, c, pass); })
+          ->Unit(benchmark::kMillisecond)
+          ->UseRealTime();
+    }
 }
 
 }  // namespace
@@ -56,20 +71,17 @@ void run(benchmark::State& state, Context& ctx, const OpCase& c, Pass pass) {
 int main(int argc, char** argv) {
   using namespace cbq;
   cpu::prepare_libraries(argv);
-  const std::unique_ptr<Context> ctx = cpu::open();
-  const std::vector<test::OpCase> cases = test::model_cases(bench::kTokens);
-  for (const test::OpCase& c : cases) {
-    for (bench::Pass pass : {bench::Pass::forward, bench::Pass::forward_and_backward}) {
-      const std::string name = concat(c.name, pass == bench::Pass::forward ? "/forward" : "/forward_and_backward");
-      benchmark::RegisterBenchmark(name.c_str(),
-                                   [&ctx, &c, pass](benchmark::State& state) { bench::run(state, *ctx, c, pass); })
-          ->Unit(benchmark::kMillisecond)
-          ->UseRealTime();
-    }
+  const std::unique_ptr<Context> host = cpu::open(), gpu = bench::open_gpu();
+  std::optional<bench::GpuRows> rows;
+  if (gpu) {
+    rows.emplace(*gpu);
+    rows->add_limits();
+    bench::add_memory_rows(*rows);
+    bench::add_weight_rows(*rows);
+    bench::add_product_rows(*rows);
   }
-  benchmark::AddCustomContext("device", ctx->name);
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
+  const std::vector<test::OpCase> cases = test::model_cases(bench::kTokens);
+  bench::add_cpu_rows(*host, cases);
+  benchmark::AddCustomContext("cpu", host->name);
+  return bench::run_benchmarks(argc, argv);
 }

@@ -15,11 +15,11 @@
 #include <chrono>
 #include <map>
 
+#include "bench/gpu.h"
 #include "core/kernels.h"
 #include "core/rng.h"
 #include "cpu/libraries.h"
 #include "cpu/open.h"
-#include "cuda/open.h"
 #include "models/model.h"
 #include "quant/objective.h"
 
@@ -295,15 +295,8 @@ void add_gpu(Context& ctx) {
 int main(int argc, char** argv) {
   using namespace cbq;
   cpu::prepare_libraries(argv);
-  const std::unique_ptr<Context> host = cpu::open();
-  std::unique_ptr<Context> gpu;
-  try {
-    gpu = cuda::open();
-    add_gpu(*gpu);
-    benchmark::AddCustomContext("gpu", gpu->name);
-  } catch (const Error& error) {
-    std::fprintf(stderr, "no benchmark of a GPU: %s\n", error.what());
-  }
+  const std::unique_ptr<Context> host = cpu::open(), gpu = bench::open_gpu();
+  if (gpu) add_gpu(*gpu);
   add_cpu(*host);
   benchmark::AddCustomContext("cpu", host->name);
   benchmark::Initialize(&argc, argv);
