@@ -19,11 +19,6 @@ void require_group(const ParameterGroup& group) {
   require(group.low <= group.high, "optimizer: the bounds [", group.low, ", ", group.high, "] hold no value");
 }
 
-bool is_bounded(const ParameterGroup& group) {
-  const ParameterGroup unbounded{};
-  return group.low > unbounded.low || group.high < unbounded.high;
-}
-
 }  // namespace
 
 double schedule_factor(Schedule schedule, std::int64_t t, std::int64_t steps, std::int64_t warmup) {
@@ -63,26 +58,30 @@ Optimizer::Optimizer(Context& ctx, std::vector<ParameterGroup> groups, std::int6
 
 void Optimizer::step() {
   require(steps_done_ < steps_, "optimizer: all ", steps_, " steps of the schedule are done");
+  std::vector<Tensor> grads;  // alive until the kernels that read them are queued
+  std::vector<AdamTensor> adamw;
+  std::vector<SignTensor> sign_sgd;
   for (std::size_t g = 0; g < groups_.size(); ++g) {
     const ParameterGroup& group = groups_[g];
     const double lr = group.lr * schedule_factor(group.schedule, steps_done_, steps_, warmup_);
     for (std::size_t p = 0; p < group.parameters.size(); ++p) {
       Parameter& parameter = *group.parameters[p];
-      const Tensor grad = std::exchange(parameter.slot->grad, Tensor());
-      if (!grad) continue;
+      if (!parameter.slot->grad) continue;
       const Tensor& value = parameter.value;
+      const Tensor& grad = grads.emplace_back(std::exchange(parameter.slot->grad, Tensor()));
       require(grad.shape() == value.shape() && grad.dtype() == value.dtype(), "optimizer: parameter ", parameter.name,
               " is ", value.shape(), " ", value.dtype(), ", its gradient ", grad.shape(), " ", grad.dtype());
       if (group.update == Update::adamw) {
         Moments& moments = moments_[g][p];
-        ctx_.kernels->adamw_step(ctx_, value, moments.m, moments.v, grad,
-                                 {lr, group.beta1, group.beta2, group.epsilon, group.weight_decay, ++moments.updates});
+        const AdamStep step{lr, group.beta1, group.beta2, group.epsilon, group.weight_decay, ++moments.updates};
+        adamw.push_back({value, moments.m, moments.v, grad, step, group.low, group.high});
       } else {
-        ctx_.kernels->sign_sgd_step(ctx_, value, grad, lr);
+        sign_sgd.push_back({value, grad, lr, group.low, group.high});
       }
-      if (is_bounded(group)) ctx_.kernels->clamp(ctx_, value, value, group.low, group.high);
     }
   }
+  ctx_.kernels->adamw_step(ctx_, adamw);
+  ctx_.kernels->sign_sgd_step(ctx_, sign_sgd);
   ++steps_done_;
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "autograd/tape.h"
+#include "core/kernel_args.h"
 
 namespace cbq {
 
@@ -22,7 +23,7 @@ struct ParameterGroup {
   Update update = Update::adamw;
   Schedule schedule = Schedule::cosine;
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0;  // adamw
-  double low = -1e30, high = 1e30;                                     // values are kept in [low, high] after each step
+  double low = -kUnbounded, high = kUnbounded;                         // values are kept in [low, high] after each step
 };
 
 // Owns the moments of its parameters, in f32 (f64 for f64 parameters).

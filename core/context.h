@@ -1,8 +1,10 @@
 // A device opened for work: its kernels, its memory, its queue. The first argument of everything that computes.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/allocator.h"
 #include "core/dtype.h"
@@ -43,6 +45,9 @@ class Context {
   virtual void synchronize() = 0;
   // Device memory that allocator can still hand out.
   virtual std::int64_t bytes_available() const = 0;
+  // Copies `bytes` from the device in the queue's order and does not wait, unless the device computes on the host. The
+  // function that comes back waits for this copy, not for what was queued after it, and gives the bytes.
+  virtual std::function<std::vector<std::byte>()> read_later(const void* device_bytes, std::int64_t bytes);
 
   const Device device;
   const std::string name;  // such as "CPU, 2 threads" or "NVIDIA H200"

@@ -127,9 +127,21 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
+void MappedFile::require_inside(const char* what, std::int64_t offset, std::int64_t count) const {
+  require(offset >= 0 && count >= 0 && offset <= std::ssize(bytes_) && count <= std::ssize(bytes_) - offset, what,
+          ": [", offset, ", +", count, ") is not inside the ", bytes_.size(), " bytes of the file");
+}
+
+void MappedFile::touch(std::int64_t offset, std::int64_t count, const std::stop_token& stop) const {
+  require_inside("touch", offset, count);
+  const std::int64_t page = sysconf(_SC_PAGESIZE);
+  const volatile std::byte* bytes = bytes_.data();  // volatile: the reads stay though nobody wants their values
+  for (std::int64_t i = offset; i < offset + count && !stop.stop_requested(); i = (i / page + 1) * page)
+    static_cast<void>(bytes[i]);
+}
+
 void MappedFile::release(std::int64_t offset, std::int64_t count) const {
-  require(offset >= 0 && count >= 0 && offset <= std::ssize(bytes_) && count <= std::ssize(bytes_) - offset,
-          "release: [", offset, ", +", count, ") is not inside the ", bytes_.size(), " bytes of the file");
+  require_inside("release", offset, count);
   const std::int64_t page = sysconf(_SC_PAGESIZE);
   const std::int64_t begin = (offset + page - 1) / page * page, end = (offset + count) / page * page;
   // Advice only: when the system refuses it, the pages stay and nothing is wrong.

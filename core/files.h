@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <limits>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 
@@ -48,10 +49,14 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const std::byte> bytes() const { return bytes_; }
+  // Touches the pages of [offset, offset + count), which brings them in from disk, until `stop` is requested.
+  void touch(std::int64_t offset, std::int64_t count, const std::stop_token& stop) const;
   // Drops the pages that lie wholly inside [offset, offset + count) from this process; they come back when touched.
   void release(std::int64_t offset, std::int64_t count) const;
 
  private:
+  void require_inside(const char* what, std::int64_t offset, std::int64_t count) const;
+
   std::span<const std::byte> bytes_;
 };
 

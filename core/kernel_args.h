@@ -1,6 +1,8 @@
 // The choices and small structs that kernels take.
 #pragma once
 
+#include <limits>
+
 #include "core/view.h"
 
 namespace cbq {
@@ -48,9 +50,23 @@ struct WeightQuantiserGrads {
   View w, scale, zero, dense, a1, a2;
 };
 
+constexpr double kUnbounded = std::numeric_limits<double>::infinity();
+
 struct AdamStep {
   double lr, beta1, beta2, epsilon, weight_decay;
   std::int64_t step;  // 1 for the first
+};
+
+// One tensor of an optimiser's step, all views of one count. The new value is kept in [low, high]; NaN stays NaN.
+struct AdamTensor {
+  View value, m, v, grad;
+  AdamStep step;
+  double low = -kUnbounded, high = kUnbounded;
+};
+struct SignTensor {
+  View value, grad;
+  double lr;
+  double low = -kUnbounded, high = kUnbounded;
 };
 
 }  // namespace cbq

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <span>
 
 #include "core/kernel_args.h"
 
@@ -138,11 +139,11 @@ struct Kernels {
   void (*cross_entropy_forward)(Context&, View loss /*(R)*/, View logits /*(R,V)*/, View targets /*(R) i32*/);
   void (*cross_entropy_backward)(Context&, View dlogits, View dloss /*(R)*/, View logits, View targets);
 
-  // ---- optimisers; value, m, v are updated in place
+  // ---- optimisers; value, m, v of all tensors are updated in place, in as few launches as they fit in
   // m = beta1 m + (1-beta1) g, v = beta2 v + (1-beta2) g^2, value -= lr (m^ / (sqrt(v^) + epsilon) + weight_decay
   // value), m^ and v^ divided by 1 - beta^step   (Loshchilov & Hutter 2019, algorithm 2)
-  void (*adamw_step)(Context&, View value, View m, View v, View grad, const AdamStep& step);
-  void (*sign_sgd_step)(Context&, View value, View grad, double lr);  // value -= lr sign(grad)
+  void (*adamw_step)(Context&, std::span<const AdamTensor> tensors);
+  void (*sign_sgd_step)(Context&, std::span<const SignTensor> tensors);  // value -= lr sign(grad)
 };
 
 // Entries of a table that a backend left out. A backend runs models when there is none.

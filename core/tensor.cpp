@@ -117,6 +117,17 @@ template std::vector<std::int64_t> to_host(Context&, const Tensor&);
 template std::vector<std::int32_t> to_host(Context&, const Tensor&);
 template std::vector<std::uint8_t> to_host(Context&, const Tensor&);
 
+std::function<std::vector<float>()> to_host_later(Context& ctx, const Tensor& x) {
+  require(x.dtype() == DType::f32 && x.is_contiguous(), "to_host_later: expected contiguous f32, got ", x.shape(), " ",
+          x.dtype());
+  return [read = ctx.read_later(x.data(), x.bytes())] {
+    const std::vector<std::byte> bytes = read();
+    std::vector<float> values(bytes.size() / sizeof(float));
+    if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
+    return values;
+  };
+}
+
 Tensor full(Context& ctx, Shape shape, DType dtype, double value) {
   Tensor y(ctx, shape, dtype);
   ctx.kernels->fill(ctx, y, value);

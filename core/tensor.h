@@ -77,6 +77,10 @@ void to_host_bytes(Context& ctx, std::span<std::byte> bytes, const Tensor& x);
 template <class T>
 std::vector<T> to_host(Context& ctx, const Tensor& x);
 
+// As to_host<float> of an f32 tensor, but the copy is only queued: x may be overwritten behind it, and the function
+// waits for this copy alone.
+std::function<std::vector<float>()> to_host_later(Context& ctx, const Tensor& x);
+
 // A contiguous tensor of zeros, or of any value.
 Tensor full(Context& ctx, Shape shape, DType dtype, double value);
 // A new contiguous tensor with the same values, in x's dtype or another.

@@ -29,6 +29,7 @@ class CudaContext final : public Context {
   CudaContext(int device, FreshMemory fresh);
   void synchronize() override { CUDA_CHECK(cudaStreamSynchronize(stream.get())); }
   std::int64_t bytes_available() const override;
+  std::function<std::vector<std::byte>()> read_later(const void* device_bytes, std::int64_t bytes) override;
 
   const Stream stream;
   const LtHandle blas;

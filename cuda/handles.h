@@ -10,6 +10,9 @@ namespace cbq::cuda {
 inline void destroy(cudaStream_t h) {
   CUDA_LOG(cudaStreamDestroy(h));
 }
+inline void destroy(cudaEvent_t h) {
+  CUDA_LOG(cudaEventDestroy(h));
+}
 inline void destroy(cublasLtHandle_t h) {
   cublasLtDestroy(h);
 }
@@ -45,6 +48,7 @@ class Handle {
 };
 
 using Stream = Handle<cudaStream_t>;
+using Event = Handle<cudaEvent_t>;
 using LtHandle = Handle<cublasLtHandle_t>;
 using LtMatmulDesc = Handle<cublasLtMatmulDesc_t>;
 using LtLayout = Handle<cublasLtMatrixLayout_t>;
@@ -54,6 +58,13 @@ inline Stream make_stream() {
   cudaStream_t stream = nullptr;
   CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   return Stream(stream);
+}
+
+// Of a point in a stream's work, for waits on the host.
+inline Event make_event() {
+  cudaEvent_t event = nullptr;
+  CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  return Event(event);
 }
 
 }  // namespace cbq::cuda

@@ -43,6 +43,15 @@ void dispatch(DType dtype, const char* kernel, const Fn& fn) {
 template <class T>
 constexpr bool is_integer = std::is_integral_v<T>;
 
+// A copy on its way into page-locked memory, which stays until it has arrived.
+struct PendingCopy {
+  Storage to;
+  Event arrived;
+  PendingCopy(const std::shared_ptr<Allocator>& allocator, std::int64_t bytes)
+      : to(allocator, bytes), arrived(make_event()) {}
+  ~PendingCopy() { CUDA_LOG(cudaEventSynchronize(arrived.get())); }
+};
+
 }  // namespace
 
 void copy_from_host(Context& ctx, void* device, const void* host, std::int64_t bytes) {
@@ -63,6 +72,17 @@ void upload(Context& ctx, void* device, const void* host, std::int64_t bytes) {
 
 void download(Context& ctx, void* host, const void* device, std::int64_t bytes) {
   CUDA_CHECK(cudaMemcpyAsync(host, device, std::size_t(bytes), cudaMemcpyDeviceToHost, cuda_context(ctx).stream.get()));
+}
+
+std::function<std::vector<std::byte>()> CudaContext::read_later(const void* device_bytes, std::int64_t bytes) {
+  const auto copy = std::make_shared<PendingCopy>(host_allocator, bytes);
+  CUDA_CHECK(cudaMemcpyAsync(copy->to.data(), device_bytes, std::size_t(bytes), cudaMemcpyDeviceToHost, stream.get()));
+  CUDA_CHECK(cudaEventRecord(copy->arrived.get(), stream.get()));
+  return [copy] {
+    CUDA_CHECK(cudaEventSynchronize(copy->arrived.get()));
+    const auto* first = static_cast<const std::byte*>(copy->to.data());
+    return std::vector<std::byte>(first, first + copy->to.bytes());
+  };
 }
 
 void convert(Context& ctx, View y, View x) {

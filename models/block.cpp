@@ -15,10 +15,6 @@ constexpr std::array<LinearRole, 6> kOptRoles = {LinearRole::q, LinearRole::k,  
 // Rows a new cache has room for; it doubles when it is full.
 constexpr std::int64_t kFirstCacheRows = 64;
 
-std::string block_name(const ModelConfig& config, std::int64_t layer) {
-  return (config.family == Family::opt ? "model.decoder.layers." : "model.layers.") + std::to_string(layer) + ".";
-}
-
 // Appends the rows of x behind the `used` rows of `all` (capacity, C), in a larger tensor where they do not fit.
 void append_rows(Context& ctx, Tensor& all, std::int64_t used, const Tensor& x) {
   const std::int64_t needed = used + x.rows();
@@ -76,6 +72,10 @@ bool has_bias(const ModelConfig& config, LinearRole role) {
     case Site::attention_out: return config.o_bias;
     default: return config.mlp_bias;
   }
+}
+
+std::string block_name(const ModelConfig& config, std::int64_t layer) {
+  return (config.family == Family::opt ? "model.decoder.layers." : "model.layers.") + std::to_string(layer) + ".";
 }
 
 std::string short_name(const ModelConfig& config, LinearRole role) {

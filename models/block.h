@@ -31,8 +31,9 @@ bool has_bias(const ModelConfig& config, LinearRole role);
 // Weights of the whole model, a tied head counted once.
 std::int64_t parameter_count(const ModelConfig& config);
 
-// Names in the checkpoint: "model.layers.3.mlp.down_proj" (without ".weight"), and the path below the block,
-// "mlp.down_proj".
+// Names in the checkpoint: what those of a block begin with, "model.layers.3."; "model.layers.3.mlp.down_proj" (without
+// ".weight"); and the path below the block, "mlp.down_proj".
+std::string block_name(const ModelConfig& config, std::int64_t layer);
 std::string linear_name(const ModelConfig& config, std::int64_t layer, LinearRole role);
 std::string norm_name(const ModelConfig& config, std::int64_t layer, NormRole role);
 std::string short_name(const ModelConfig& config, LinearRole role);

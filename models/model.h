@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <thread>
 
 #include "models/block.h"
 #include "models/weights.h"
@@ -42,6 +43,8 @@ class Model {
   // given back, so that resident memory follows the blocks in use.
   std::unique_ptr<DenseBlock> block(std::int64_t i) const;
   BlockWeights block_weights(std::int64_t i) const;
+  // Starts to bring blocks begin .. end-1 in from disk in a thread of its own, so that block() need not wait for them.
+  std::jthread read_ahead(std::int64_t begin, std::int64_t end) const;
 
  private:
   Context& ctx_;

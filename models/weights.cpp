@@ -157,6 +157,14 @@ void Checkpoint::release(const std::string& name) const {
   shards_[at.shard]->release(at.stored_name);
 }
 
+std::jthread Checkpoint::read_ahead(std::vector<std::string> prefixes) const {
+  return std::jthread([this, prefixes = std::move(prefixes)](const std::stop_token& stop) {
+    for (const std::string& prefix : prefixes)
+      for (auto at = where_.lower_bound(prefix); at != where_.end() && at->first.starts_with(prefix); ++at)
+        shards_[at->second.shard]->touch(at->second.stored_name, stop);
+  });
+}
+
 std::string Checkpoint::tensor_text(const std::string& name) const {
   return concat(folder_.string(), ": tensor ", quoted_text(name));
 }

@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/safetensors.h"
@@ -35,6 +36,8 @@ class Checkpoint {
   // The tensor as it is stored, and giving its pages back (see SafetensorsFile).
   std::span<const std::byte> bytes(const std::string& name) const;
   void release(const std::string& name) const;
+  // Starts to bring in from disk what has a name with one of these prefixes. The thread ends early when it is asked to.
+  std::jthread read_ahead(std::vector<std::string> prefixes) const;
 
   // The tensor converted to `dtype`. `expected` is its shape. Errors (bad_input): missing; wrong shape; not a float
   // type; NaN or infinity in it (names the tensor and how many).

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 #include "core/kernels.h"
 #include "quant/objective.h"
@@ -10,8 +12,61 @@
 namespace cbq {
 namespace {
 
-// Steps between two looks at the loss: each look waits for the device.
-constexpr std::int64_t kLossInterval = 16;
+// The losses of the steps. They collect on the device, an interval of them is read at once, and it is looked at when
+// the next one is complete: by then it has arrived, and the host, which runs ahead of the device, does not wait for it.
+class LossLog {
+ public:
+  LossLog(Context& ctx, std::int64_t steps, std::int64_t steps_per_epoch,
+          const std::function<void(const WindowProgress&)>& progress)
+      : ctx_(ctx),
+        steps_(steps),
+        per_epoch_(steps_per_epoch),
+        progress_(progress),
+        collected_(ctx, {kInterval}, DType::f32) {}
+
+  // The loss (1) of the next step. Throws NonFiniteLoss for a step at most two intervals back.
+  void add(const Tensor& loss) {
+    ctx_.kernels->convert(ctx_, collected_.slice(0, count_, count_ + 1), loss);
+    ++count_, ++step_;
+    if (count_ < kInterval && step_ % per_epoch_ != 0) return;
+    Interval complete{step_, to_host_later(ctx_, collected_.slice(0, 0, std::exchange(count_, 0)))};
+    look();
+    unseen_ = std::move(complete);
+  }
+
+  // One mean per epoch. Waits for the last steps; throws NonFiniteLoss too.
+  std::vector<double> means() {
+    look();
+    return means_;
+  }
+
+ private:
+  static constexpr std::int64_t kInterval = 16;  // steps
+  struct Interval {
+    std::int64_t end;  // the step after its last one
+    std::function<std::vector<float>()> losses;
+  };
+
+  void look() {
+    if (!unseen_) return;
+    const Interval interval = *std::exchange(unseen_, std::nullopt);
+    const std::vector<float> losses = interval.losses();
+    const double sum = std::accumulate(losses.begin(), losses.end(), 0.0);
+    if (!std::isfinite(sum)) throw NonFiniteLoss{interval.end - 1};
+    progress_({interval.end, steps_, sum / double(losses.size())});
+    epoch_sum_ += sum;
+    if (interval.end % per_epoch_ == 0) means_.push_back(std::exchange(epoch_sum_, 0) / double(per_epoch_));
+  }
+
+  Context& ctx_;
+  const std::int64_t steps_, per_epoch_;
+  const std::function<void(const WindowProgress&)>& progress_;
+  const Tensor collected_;             // (kInterval), of which count_ are there
+  std::int64_t count_ = 0, step_ = 0;  // step_: all that were added
+  std::optional<Interval> unseen_;
+  double epoch_sum_ = 0;
+  std::vector<double> means_;
+};
 
 Var forward(Context& ctx, const ModelConfig& model, std::span<QuantBlock* const> blocks, const Sequence& sequence,
             Var x) {
@@ -115,8 +170,7 @@ WindowResult optimise_window(Context& ctx, const ModelConfig& model, const RunCo
 
   Optimizer optimizer(ctx, parameter_groups(config, blocks, lr_factor), steps);
   Rng rng(config.seed * 1000003 + std::uint64_t(window.begin) * 1009 + std::uint64_t(window.end));
-  std::vector<Tensor> recent;  // losses not looked at yet
-  double epoch_sum = 0;
+  LossLog losses(ctx, steps, per_epoch, progress);
   for (std::int64_t step = 0; step < steps;) {
     const std::vector<std::int64_t> order = shuffled(data.trained, rng);
     for (std::int64_t first = 0; first < data.trained; first += batch, ++step) {
@@ -133,25 +187,15 @@ WindowResult optimise_window(Context& ctx, const ModelConfig& model, const RunCo
       if (data.homologous_target.size() > 0)
         loss = ops::add(ctx, loss, distance(ctx, config, stack(ctx, data.homologous_target, which), y));
       loss = ops::scale(ctx, loss, unit);
-      recent.push_back(loss.value);
+      losses.add(loss.value);
       if (annealing.lambda > 0)
         for (const QuantBlock* block : blocks)
           loss = ops::add(ctx, loss, ops::scale(ctx, block->regulariser(ctx, annealing.beta), annealing.lambda));
       if (loss.needs_grad()) tape.backward(loss);
       optimizer.step();
-
-      const bool epoch_ends = first + batch >= data.trained;
-      if (std::int64_t(recent.size()) < kLossInterval && !epoch_ends) continue;
-      double sum = 0;
-      for (const Tensor& l : recent) sum += to_host<float>(ctx, l)[0];
-      if (!std::isfinite(sum)) throw NonFiniteLoss{step};
-      epoch_sum += sum;
-      progress({step + 1, steps, sum / double(recent.size())});
-      recent.clear();
     }
-    result.losses.push_back(epoch_sum / double(per_epoch));
-    epoch_sum = 0;
   }
+  result.losses = losses.means();
   for (QuantBlock* block : blocks) block->use(nullptr, Hardness::hard);
   result.end_distance = hard_distance(ctx, model, config, blocks, one, data);
   if (!std::isfinite(result.end_distance)) throw NonFiniteLoss{steps};

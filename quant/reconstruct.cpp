@@ -76,6 +76,7 @@ void Reconstruction::run(const std::filesystem::path& metrics, std::stop_token s
     if (stop.stop_requested()) throw Interrupted{};
     const auto start = Clock::now();
     for (; front_ < windows_[w].end; ++front_) enter(front_);
+    if (w + 1 < windows_.size()) read_ahead_ = model_.read_ahead(front_, windows_[w + 1].end);
     const WindowResult result = solve_with_retry(w, stop);
     const nlohmann::json line = metrics_line(w, result, seconds_since(start));
     for (std::int64_t layer = windows_[w].begin; layer < windows_[w].next; ++layer) leave(layer);

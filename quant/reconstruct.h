@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <map>
 #include <stop_token>
+#include <thread>
 
 #include "quant/cross_block.h"
 #include "quant/preprocess.h"
@@ -61,6 +62,7 @@ class Reconstruction {
   Stream quantised_, full_;  // x_q before the window, y_f behind it
   std::int64_t front_ = 0;   // blocks that full_ has passed
   std::map<std::int64_t, Active> active_;
+  std::jthread read_ahead_;  // of the blocks of the next window, while one is learned
 };
 
 }  // namespace cbq

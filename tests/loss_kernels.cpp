@@ -185,7 +185,9 @@ TEST(Optimizer, AdamWIsTheFormula) {
         g[0] = 0;
         AdamStep now = step;
         now.step = t;
-        ctx->kernels->adamw_step(*ctx, tx, tm, tv, tensor(*ctx, {n}, dtype, g), now);
+        const Tensor tg = tensor(*ctx, {n}, dtype, g);
+        const std::vector<AdamTensor> update = {{tx, tm, tv, tg, now}};
+        ctx->kernels->adamw_step(*ctx, update);
         for (std::size_t i = 0; i < x.size(); ++i) {
           m[i] = 0.9 * m[i] + (1 - 0.9) * g[i], v[i] = 0.95 * v[i] + (1 - 0.95) * g[i] * g[i];
           const double unbiased_m = m[i] / (1 - std::pow(0.9, double(t))),
@@ -201,11 +203,32 @@ TEST(Optimizer, AdamWIsTheFormula) {
 
 TEST(Optimizer, SignSgd) {
   auto ctx = open();
-  const Tensor x = tensor(*ctx, {5}, DType::f64, {1, 1, 1, 1, 1});
-  ctx->kernels->sign_sgd_step(*ctx, x, tensor(*ctx, {5}, DType::f64, {2, -1e-300, 0, -0.0, std::nan("")}), 0.25);
+  const Tensor x = tensor(*ctx, {5}, DType::f64, {1, 1, 1, 1, 1}),
+               g = tensor(*ctx, {5}, DType::f64, {2, -1e-300, 0, -0.0, std::nan("")});
+  const std::vector<SignTensor> update = {{x, g, 0.25}};
+  ctx->kernels->sign_sgd_step(*ctx, update);
   const Values got = to_host<double>(*ctx, x);
   EXPECT_EQ((Values(got.begin(), got.end() - 1)), (Values{0.75, 1.25, 1, 1}));
   EXPECT_TRUE(std::isnan(got[4]));
+}
+
+// Several tensors in one call, one of them empty, each with its own rate and bounds.
+TEST(Optimizer, TensorsKeepTheirBounds) {
+  auto ctx = open();
+  const Tensor x = tensor(*ctx, {3}, DType::f64, {0, 0.5, std::nan("")}), y = tensor(*ctx, {2}, DType::f64, {0, 0}),
+               g = tensor(*ctx, {3}, DType::f64, {1, -1, 1}), none(*ctx, {0}, DType::f64);
+  const std::vector<SignTensor> signs = {{x, g, 0.25, -0.125, 0.5}, {none, none, 1}, {y, g.slice(0, 0, 2), 2}};
+  ctx->kernels->sign_sgd_step(*ctx, signs);
+  const Values signed_x = to_host<double>(*ctx, x);
+  EXPECT_EQ((Values(signed_x.begin(), signed_x.end() - 1)), (Values{-0.125, 0.5}));
+  EXPECT_TRUE(std::isnan(signed_x[2]));
+  EXPECT_EQ(to_host<double>(*ctx, y), (Values{-2, 2}));
+
+  const Tensor value = tensor(*ctx, {2}, DType::f64, {1, -1}), m = full(*ctx, {2}, DType::f64, 0),
+               v = full(*ctx, {2}, DType::f64, 0), grad = tensor(*ctx, {2}, DType::f64, {-1, 1});
+  const std::vector<AdamTensor> adamw = {{value, m, v, grad, {0.5, 0.9, 0.95, 1e-15, 0, 1}, -1.25, 1.5 - 1e-9}};
+  ctx->kernels->adamw_step(*ctx, adamw);  // the first step of Adam has the size of the rate
+  EXPECT_EQ(to_host<double>(*ctx, value), (Values{1.5 - 1e-9, -1.25}));
 }
 
 }  // namespace

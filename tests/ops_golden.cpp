@@ -212,14 +212,17 @@ TEST_P(Golden, AdamW) {
                              {0.8568714318545205, -1.8356810523634075, 0.2920400497512438},
                              {0.7843806087716827, -1.796638191884288, 0.29656452530854965}};
   for (std::int64_t t = 0; t < 3; ++t) {
-    ctx_.kernels->adamw_step(ctx_, value, m, v, tensor({3}, gradients[t]), {0.1, 0.9, 0.95, 0.01, 0.1, t + 1});
+    const Tensor grad = tensor({3}, gradients[t]);
+    const std::vector<AdamTensor> update = {{value, m, v, grad, {0.1, 0.9, 0.95, 0.01, 0.1, t + 1}}};
+    ctx_.kernels->adamw_step(ctx_, update);
     expect(value, expected[t]);
   }
 }
 
 TEST_P(Golden, SignSgd) {
-  const Tensor value = tensor({3}, {1, -2, 0.5});
-  ctx_.kernels->sign_sgd_step(ctx_, value, tensor({3}, {0.001, -5, 0}), 0.25);
+  const Tensor value = tensor({3}, {1, -2, 0.5}), grad = tensor({3}, {0.001, -5, 0});
+  const std::vector<SignTensor> update = {{value, grad, 0.25}};
+  ctx_.kernels->sign_sgd_step(ctx_, update);
   expect(value, {0.75, -1.75, 0.5});
 }
 
