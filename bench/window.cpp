@@ -21,7 +21,7 @@
 #include "cpu/libraries.h"
 #include "cpu/open.h"
 #include "models/model.h"
-#include "quant/objective.h"
+#include "quant/window_step.h"
 
 namespace cbq {
 namespace {
@@ -180,38 +180,35 @@ struct Scheme {
   RoundingKind rounding;
 };
 
-void window_step(benchmark::State& state, const Setup& setup, const Scheme& scheme) {
+void bench_step(benchmark::State& state, const Setup& setup, const Scheme& scheme) {
   Context& ctx = setup.ctx;
   const ModelConfig config = config_of(setup.shapes);
-  const RunConfig run;
+  RunConfig run;
+  run.rounding = scheme.rounding;
   ctx.allocator->reset_peak();
   BlockSpec spec;
   spec.fill({{scheme.wbits, -1, Symmetry::asymmetric}, {scheme.abits, Symmetry::symmetric}});
   Rng rng(1);
   std::vector<std::unique_ptr<QuantBlock>> blocks;
-  ParameterGroup group{.parameters = {}, .lr = 1e-4};
+  std::vector<QuantBlock*> window;
   for (std::int64_t i = 0; i < kWindow; ++i) {
     blocks.push_back(std::make_unique<QuantBlock>(ctx, config, weights(setup, config), spec, ActivationSpec{},
                                                   RoundingOptions{.kind = scheme.rounding}, rng));
-    for (const auto& parameters : {blocks.back()->rounding_parameters(), blocks.back()->scale_parameters(),
-                                   blocks.back()->activation_parameters()})
-      group.parameters.insert(group.parameters.end(), parameters.begin(), parameters.end());
+    window.push_back(blocks.back().get());
   }
-  Optimizer optimizer(ctx, {group}, 1000000);
   const std::int64_t tokens = setup.shapes.tokens;
   const Sequence sequence = make_sequence(ctx, config, 1, 0, tokens, setup.compute);
-  const Tensor x = randn(setup, {tokens, config.hidden}, 1), target = randn(setup, {tokens, config.hidden}, 1);
-  const bool is_annealed_kind = is_annealed(scheme.rounding);
-  const auto step = [&] {
-    Tape tape(ctx);
-    Var y = x;
-    for (const auto& block : blocks) {
-      block->use(&tape, is_annealed_kind ? Hardness::soft : Hardness::hard);
-      y = block_forward(ctx, config, *block, y, sequence);
-    }
-    tape.backward(distance(ctx, run, target, y));
-    optimizer.step();
+  const auto random_sample = [&] {
+    Stream stream(ctx, 1, {tokens, config.hidden}, setup.compute, {Offload::device});
+    stream.store(ctx, 0, randn(setup, {tokens, config.hidden}, 1));
+    return stream;
   };
+  const Stream input = random_sample(), target = random_sample(), none;
+  const WindowData data{input, target, none, 1};
+  WindowStep window_step(ctx, config, run, window, sequence, data, 1, 1, 1000000);
+  const Annealing annealing{is_annealed(scheme.rounding) ? Hardness::soft : Hardness::hard, 0, 0};
+  const std::int64_t only[] = {0};
+  const auto step = [&] { window_step.run(only, annealing); };
   step();
   state.counters["peak_bytes"] = double(ctx.allocator->peak_bytes());
   const BlockProducts products(setup, config);
@@ -272,7 +269,7 @@ void add_cpu(Context& ctx) {
   const Setup setup{ctx, k24M, DType::f32};
   for (const auto& [name, kind] : {std::pair{"lora_ste", RoundingKind::lora_ste}, {"weights", RoundingKind::weights}})
     add(concat("cpu/", k24M.name, "/W2A16/", name), [setup, kind = kind](benchmark::State& state) {
-      window_step(state, setup, {2, 16, kind});
+      bench_step(state, setup, {2, 16, kind});
     });
   add(concat("cpu/", k24M.name, "/evaluation"), [setup](benchmark::State& state) { evaluation(state, setup); });
 }
@@ -282,7 +279,7 @@ void add_gpu(Context& ctx) {
     const Setup setup{ctx, shapes, DType::bf16};
     for (const auto& [name, kind] : {std::pair{"lora_ste", RoundingKind::lora_ste}, {"lora", RoundingKind::lora}})
       add(concat("gpu/", shapes.name, "/W4A4/", name), [setup, kind = kind](benchmark::State& state) {
-        window_step(state, setup, {4, 4, kind});
+        bench_step(state, setup, {4, 4, kind});
       });
   };
   add_steps(k24M);

@@ -11,4 +11,8 @@ std::function<std::vector<std::byte>()> Context::read_later(const void* device_b
   return [copy = std::move(copy)] { return copy; };
 }
 
+std::unique_ptr<Replay> Context::record(const std::function<void()>&) {
+  return nullptr;
+}
+
 }  // namespace cbq

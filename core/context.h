@@ -27,6 +27,14 @@ inline DType compute_dtype(Precision precision, Device device) {
   return precision == Precision::bf16 ? DType::bf16 : DType::f32;
 }
 
+// Work recorded once that runs again as a whole.
+class Replay {
+ public:
+  virtual ~Replay() = default;
+  // Queues the work: the same kernels on the same addresses.
+  virtual void run() = 0;
+};
+
 // Opened by cpu::open() or cuda::open(); a backend derives from it to keep its handles and streams.
 class Context {
  public:
@@ -48,6 +56,10 @@ class Context {
   // Copies `bytes` from the device in the queue's order and does not wait, unless the device computes on the host. The
   // function that comes back waits for this copy, not for what was queued after it, and gives the bytes.
   virtual std::function<std::vector<std::byte>()> read_later(const void* device_bytes, std::int64_t bytes);
+  // Calls `work` and records what it queues instead of doing it. `work` must have run just before, must not wait for
+  // the device, and reads and leaves tensors that outlive the Replay; what it frees itself belongs to the Replay. Null
+  // where the device cannot: then `work` was not called, or has to be done again and what it left holds nothing.
+  virtual std::unique_ptr<Replay> record(const std::function<void()>& work);
 
   const Device device;
   const std::string name;  // such as "CPU, 2 threads" or "NVIDIA H200"

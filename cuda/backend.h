@@ -30,7 +30,9 @@ class CudaContext final : public Context {
   void synchronize() override { CUDA_CHECK(cudaStreamSynchronize(stream.get())); }
   std::int64_t bytes_available() const override;
   std::function<std::vector<std::byte>()> read_later(const void* device_bytes, std::int64_t bytes) override;
+  std::unique_ptr<Replay> record(const std::function<void()>& work) override;
 
+  const bool waits;  // after each launch: CBQ_SYNC=1 was set when the device was opened
   const Stream stream;
   const LtHandle blas;
   const Storage workspace;                       // kWorkspaceBytes, for cuBLASLt

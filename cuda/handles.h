@@ -1,4 +1,4 @@
-// Owners of CUDA objects: the only place besides pool.cu that creates or destroys them.
+// Owners of CUDA objects: the only place besides pool.cu and record.cu that creates or destroys them.
 #pragma once
 
 #include <utility>
@@ -12,6 +12,12 @@ inline void destroy(cudaStream_t h) {
 }
 inline void destroy(cudaEvent_t h) {
   CUDA_LOG(cudaEventDestroy(h));
+}
+inline void destroy(cudaGraph_t h) {
+  CUDA_LOG(cudaGraphDestroy(h));
+}
+inline void destroy(cudaGraphExec_t h) {
+  CUDA_LOG(cudaGraphExecDestroy(h));
 }
 inline void destroy(cublasLtHandle_t h) {
   cublasLtDestroy(h);
@@ -49,6 +55,8 @@ class Handle {
 
 using Stream = Handle<cudaStream_t>;
 using Event = Handle<cudaEvent_t>;
+using Graph = Handle<cudaGraph_t>;
+using GraphExec = Handle<cudaGraphExec_t>;
 using LtHandle = Handle<cublasLtHandle_t>;
 using LtMatmulDesc = Handle<cublasLtMatmulDesc_t>;
 using LtLayout = Handle<cublasLtMatrixLayout_t>;

@@ -1,8 +1,6 @@
 // Starts a kernel on the compute stream and checks the launch, in every build.
 #pragma once
 
-#include <cstdlib>
-
 #include "cuda/backend.h"
 
 namespace cbq::cuda {
@@ -16,17 +14,13 @@ struct LaunchShape {
 template <class... Params, class... Args>
 void launch(const char* kernel_name, Context& ctx, const LaunchShape& shape, void (*kernel)(Params...),
             Args&&... args) {
-  static const bool wait = [] {
-    const char* value = std::getenv("CBQ_SYNC");
-    return value && value[0] == '1';
-  }();
   constexpr std::size_t kAllowedUnasked = 48 << 10;
   if (shape.shared_bytes > kAllowedUnasked)
     CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)));
   kernel<<<shape.blocks, shape.threads, shape.shared_bytes, cuda_context(ctx).stream.get()>>>(
       std::forward<Args>(args)...);
   check(cudaGetLastError(), kernel_name);
-  if (wait) check(cudaStreamSynchronize(cuda_context(ctx).stream.get()), kernel_name);
+  if (cuda_context(ctx).waits) check(cudaStreamSynchronize(cuda_context(ctx).stream.get()), kernel_name);
 }
 
 // Blocks of `threads` that give each of `count` elements a thread, at most 65536: kernels walk on from there.

@@ -1,5 +1,7 @@
 #include "cuda/open.h"
 
+#include <cstdlib>
+
 #include "cuda/backend.h"
 #include "cuda/pool.h"
 
@@ -76,6 +78,11 @@ std::string device_name(int device) {
   return properties.name;
 }
 
+bool is_sync_asked_for() {
+  const char* value = std::getenv("CBQ_SYNC");
+  return value && value[0] == '1';
+}
+
 LtHandle make_blas() {
   cublasLtHandle_t handle = nullptr;
   check(cublasLtCreate(&handle), "cublasLtCreate");
@@ -89,6 +96,7 @@ CudaContext::CudaContext(int device, FreshMemory fresh) : CudaContext(device, ma
 CudaContext::CudaContext(int device, Stream made, FreshMemory fresh)
     : Context(Device::cuda, device_name(device), kKernels, std::make_shared<PoolAllocator>(device, made.get(), fresh),
               std::make_shared<PinnedAllocator>()),
+      waits(is_sync_asked_for()),
       stream(std::move(made)),
       blas(make_blas()),
       workspace(allocator, kWorkspaceBytes) {}

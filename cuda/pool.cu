@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <new>
+#include <utility>
 
 namespace cbq::cuda {
 namespace {
@@ -18,6 +19,15 @@ std::int64_t padded(std::int64_t bytes) {
 
 }  // namespace
 
+void* FreeBlocks::take(std::int64_t size) {
+  const auto found = blocks_.find(size);
+  if (found == blocks_.end() || found->second.empty()) return nullptr;
+  void* block = found->second.back();
+  found->second.pop_back();
+  bytes_ -= size;
+  return block;
+}
+
 PoolAllocator::PoolAllocator(int device, cudaStream_t stream, FreshMemory fresh) : stream_(stream), fresh_(fresh) {
   CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool_, device));
   std::uint64_t keep_all = std::numeric_limits<std::uint64_t>::max();
@@ -26,15 +36,15 @@ PoolAllocator::PoolAllocator(int device, cudaStream_t stream, FreshMemory fresh)
 
 // The stream may be gone by now, so what is kept is freed in no stream's order.
 PoolAllocator::~PoolAllocator() {
-  for (const auto& [size, blocks] : kept_)
-    for (void* block : blocks) CUDA_LOG(cudaFree(block));
+  kept_.take_all([](void* block, std::int64_t) { CUDA_LOG(cudaFree(block)); });
 }
 
 void* PoolAllocator::allocate(std::int64_t bytes) {
   if (bytes == 0) return nullptr;
   const std::lock_guard lock(mutex_);
   const std::int64_t size = padded(bytes);
-  void* block = take_kept(size);
+  void* block = is_recording_ ? recorded_.take(size) : nullptr;
+  if (!block) block = kept_.take(size);
   if (!block) block = from_driver(size, bytes);
   count_allocation(bytes);
   if (fresh_ == FreshMemory::nan_bytes) CUDA_CHECK(cudaMemsetAsync(block, 0xff, std::size_t(bytes), stream_));
@@ -45,26 +55,21 @@ void PoolAllocator::deallocate(void* block, std::int64_t bytes) noexcept {
   if (!block) return;
   const std::lock_guard lock(mutex_);
   count_release(bytes);
+  put(is_recording_ ? recorded_ : kept_, block, padded(bytes));
+}
+
+void PoolAllocator::put(FreeBlocks& blocks, void* block, std::int64_t size) noexcept {
   try {
-    kept_[padded(bytes)].push_back(block);
-    kept_bytes_ += padded(bytes);
+    blocks.put(block, size);
   } catch (const std::bad_alloc&) {
     CUDA_LOG(cudaFreeAsync(block, stream_));
   }
 }
 
-void* PoolAllocator::take_kept(std::int64_t size) {
-  const auto found = kept_.find(size);
-  if (found == kept_.end() || found->second.empty()) return nullptr;
-  void* block = found->second.back();
-  found->second.pop_back();
-  kept_bytes_ -= size;
-  return block;
-}
-
 void* PoolAllocator::from_driver(std::int64_t size, std::int64_t bytes) {
+  require(!is_recording_, "memory: no block of ", bytes, " bytes is kept for the step that is recorded");
   const std::int64_t peak = std::max(peak_bytes(), bytes_in_use() + bytes);
-  if (bytes_in_use() + size + kept_bytes_ > peak + peak / kShareKept + kBytesKept) give_up_kept();
+  if (bytes_in_use() + size + reserved_bytes_ + kept_.bytes() > peak + peak / kShareKept + kBytesKept) give_up_kept();
   void* block = nullptr;
   cudaError_t status = cudaMallocAsync(&block, std::size_t(size), stream_);
   if (status == cudaErrorMemoryAllocation) {
@@ -83,10 +88,26 @@ void* PoolAllocator::from_driver(std::int64_t size, std::int64_t bytes) {
 }
 
 void PoolAllocator::give_up_kept() noexcept {
-  for (const auto& [size, blocks] : kept_)
-    for (void* block : blocks) CUDA_LOG(cudaFreeAsync(block, stream_));
-  kept_.clear();
-  kept_bytes_ = 0;
+  kept_.take_all([this](void* block, std::int64_t) { CUDA_LOG(cudaFreeAsync(block, stream_)); });
+}
+
+void PoolAllocator::begin_recording() {
+  const std::lock_guard lock(mutex_);
+  require(!is_recording_, "memory: a recording is in progress");
+  is_recording_ = true;
+}
+
+FreeBlocks PoolAllocator::end_recording() noexcept {
+  const std::lock_guard lock(mutex_);
+  is_recording_ = false;
+  reserved_bytes_ += recorded_.bytes();
+  return std::exchange(recorded_, FreeBlocks());
+}
+
+void PoolAllocator::give_back(FreeBlocks blocks) noexcept {
+  const std::lock_guard lock(mutex_);
+  reserved_bytes_ -= blocks.bytes();
+  blocks.take_all([this](void* block, std::int64_t size) { put(kept_, block, size); });
 }
 
 void PoolAllocator::trim() {
@@ -101,7 +122,7 @@ std::int64_t PoolAllocator::bytes_kept() const {
   std::uint64_t reserved = 0, used = 0;
   CUDA_CHECK(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved));
   CUDA_CHECK(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used));
-  return std::int64_t(reserved - used) + kept_bytes_;
+  return std::int64_t(reserved - used) + kept_.bytes();
 }
 
 PinnedAllocator::~PinnedAllocator() {
@@ -111,11 +132,8 @@ PinnedAllocator::~PinnedAllocator() {
 void* PinnedAllocator::allocate(std::int64_t bytes) {
   if (bytes == 0) return nullptr;
   const std::lock_guard lock(mutex_);
-  void* block = nullptr;
-  if (const auto found = kept_.find(bytes); found != kept_.end() && !found->second.empty()) {
-    block = found->second.back();
-    found->second.pop_back();
-  } else {
+  void* block = kept_.take(bytes);
+  if (!block) {
     const cudaError_t status = cudaHostAlloc(&block, std::size_t(bytes), cudaHostAllocDefault);
     if (status == cudaErrorMemoryAllocation) {
       cudaGetLastError();
@@ -133,16 +151,14 @@ void PinnedAllocator::deallocate(void* block, std::int64_t bytes) noexcept {
   const std::lock_guard lock(mutex_);
   count_release(bytes);
   try {
-    if (bytes <= kSmallPinned) return kept_[bytes].push_back(block);
+    if (bytes <= kSmallPinned) return kept_.put(block, bytes);
   } catch (const std::bad_alloc&) {
   }
   CUDA_LOG(cudaFreeHost(block));
 }
 
 void PinnedAllocator::free_kept() noexcept {
-  for (const auto& [bytes, blocks] : kept_)
-    for (void* block : blocks) CUDA_LOG(cudaFreeHost(block));
-  kept_.clear();
+  kept_.take_all([](void* block, std::int64_t) { CUDA_LOG(cudaFreeHost(block)); });
 }
 
 void PinnedAllocator::trim() {

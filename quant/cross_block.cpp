@@ -7,13 +7,13 @@
 #include <utility>
 
 #include "core/kernels.h"
-#include "quant/objective.h"
+#include "quant/window_step.h"
 
 namespace cbq {
 namespace {
 
-// The losses of the steps. They collect on the device, an interval of them is read at once, and it is looked at when
-// the next one is complete: by then it has arrived, and the host, which runs ahead of the device, does not wait for it.
+// The losses of the steps. They collect on the device, and an interval of them is read at once and looked at when the
+// next one is queued: where the host has to wait, the device still has that one to work on.
 class LossLog {
  public:
   LossLog(Context& ctx, std::int64_t steps, std::int64_t steps_per_epoch,
@@ -68,43 +68,6 @@ class LossLog {
   std::vector<double> means_;
 };
 
-Var forward(Context& ctx, const ModelConfig& model, std::span<QuantBlock* const> blocks, const Sequence& sequence,
-            Var x) {
-  for (QuantBlock* block : blocks) x = block_forward(ctx, model, *block, x, sequence);
-  return x;
-}
-
-std::vector<ParameterGroup> parameter_groups(const RunConfig& config, std::span<QuantBlock* const> blocks,
-                                             double lr_factor) {
-  ParameterGroup rounding{
-      .parameters = {}, .lr = config.rounding_lr() * lr_factor, .schedule = config.rounding_schedule()};
-  ParameterGroup scale{.parameters = {}, .lr = config.scale_lr() * lr_factor, .schedule = config.rounding_schedule()};
-  ParameterGroup activation{.parameters = {}, .lr = config.lr_activation * lr_factor, .schedule = Schedule::cosine};
-  if (config.rounding == RoundingKind::sign) {
-    rounding.update = scale.update = Update::sign_sgd;
-    rounding.low = -0.5, rounding.high = 0.5;
-    scale.low = 0.5, scale.high = 1;
-  }
-  for (QuantBlock* block : blocks) {
-    for (Parameter* p : block->rounding_parameters()) rounding.parameters.push_back(p);
-    for (Parameter* p : block->scale_parameters()) scale.parameters.push_back(p);
-    for (Parameter* p : block->activation_parameters()) activation.parameters.push_back(p);
-  }
-  return {rounding, scale, activation};
-}
-
-// Rows of several samples under each other.
-Tensor stack(Context& ctx, const Stream& samples, std::span<const std::int64_t> which) {
-  const Tensor first = samples.load(ctx, which[0]);
-  if (which.size() == 1) return first;
-  const std::int64_t tokens = first.rows();
-  Tensor y(ctx, {tokens * std::int64_t(which.size()), first.cols()}, first.dtype());
-  for (std::size_t i = 0; i < which.size(); ++i)
-    ctx.kernels->convert(ctx, y.slice(0, std::int64_t(i) * tokens, std::int64_t(i + 1) * tokens),
-                         i == 0 ? first : samples.load(ctx, which[i]));
-  return y;
-}
-
 std::vector<std::int64_t> shuffled(std::int64_t n, Rng& rng) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(n));
   std::iota(order.begin(), order.end(), 0);
@@ -151,7 +114,7 @@ std::vector<Window> window_schedule(std::int64_t layers, std::int64_t window, st
 Tensor hard_forward(Context& ctx, const ModelConfig& model, std::span<QuantBlock* const> blocks,
                     const Sequence& sequence, const Tensor& x) {
   for (QuantBlock* block : blocks) block->use(nullptr, Hardness::hard);
-  return forward(ctx, model, blocks, sequence, x).value;
+  return window_forward(ctx, model, blocks, sequence, x).value;
 }
 
 WindowResult optimise_window(Context& ctx, const ModelConfig& model, const RunConfig& config, const Window& window,
@@ -160,7 +123,7 @@ WindowResult optimise_window(Context& ctx, const ModelConfig& model, const RunCo
                              const std::function<void(const WindowProgress&)>& progress) {
   const std::int64_t batch = std::min(config.batch_size, data.trained);
   const std::int64_t per_epoch = (data.trained + batch - 1) / batch, steps = per_epoch * config.epochs;
-  Sequence one = sequence, several = sequence;
+  Sequence one = sequence;
   one.batch = 1;
   WindowResult result;
   result.steps = steps;
@@ -168,34 +131,21 @@ WindowResult optimise_window(Context& ctx, const ModelConfig& model, const RunCo
   // The loss is made relative, so that lambda_com and the rates mean the same in every window and model.
   const double unit = result.start_distance > 0 ? 1 / result.start_distance : 1;
 
-  Optimizer optimizer(ctx, parameter_groups(config, blocks, lr_factor), steps);
   Rng rng(config.seed * 1000003 + std::uint64_t(window.begin) * 1009 + std::uint64_t(window.end));
-  LossLog losses(ctx, steps, per_epoch, progress);
-  for (std::int64_t step = 0; step < steps;) {
-    const std::vector<std::int64_t> order = shuffled(data.trained, rng);
-    for (std::int64_t first = 0; first < data.trained; first += batch, ++step) {
-      if (stop.stop_requested()) throw Interrupted{};
-      const auto which =
-          std::span(order).subspan(std::size_t(first), std::size_t(std::min(batch, data.trained - first)));
-      several.batch = std::int64_t(which.size());
-      const Annealing annealing = annealing_at(config, step, steps);
-
-      Tape tape(ctx);
-      for (QuantBlock* block : blocks) block->use(&tape, annealing.hardness);
-      const Var y = forward(ctx, model, blocks, several, stack(ctx, data.input, which));
-      Var loss = distance(ctx, config, stack(ctx, data.target, which), y);
-      if (data.homologous_target.size() > 0)
-        loss = ops::add(ctx, loss, distance(ctx, config, stack(ctx, data.homologous_target, which), y));
-      loss = ops::scale(ctx, loss, unit);
-      losses.add(loss.value);
-      if (annealing.lambda > 0)
-        for (const QuantBlock* block : blocks)
-          loss = ops::add(ctx, loss, ops::scale(ctx, block->regulariser(ctx, annealing.beta), annealing.lambda));
-      if (loss.needs_grad()) tape.backward(loss);
-      optimizer.step();
+  {
+    WindowStep step(ctx, model, config, blocks, sequence, data, unit, lr_factor, steps);
+    LossLog losses(ctx, steps, per_epoch, progress);
+    for (std::int64_t done = 0; done < steps;) {
+      const std::vector<std::int64_t> order = shuffled(data.trained, rng);
+      for (std::int64_t first = 0; first < data.trained; first += batch, ++done) {
+        if (stop.stop_requested()) throw Interrupted{};
+        const auto samples =
+            std::span(order).subspan(std::size_t(first), std::size_t(std::min(batch, data.trained - first)));
+        losses.add(step.run(samples, annealing_at(config, done, steps)));
+      }
     }
+    result.losses = losses.means();
   }
-  result.losses = losses.means();
   for (QuantBlock* block : blocks) block->use(nullptr, Hardness::hard);
   result.end_distance = hard_distance(ctx, model, config, blocks, one, data);
   if (!std::isfinite(result.end_distance)) throw NonFiniteLoss{steps};

@@ -15,6 +15,7 @@ struct Annealing {
   Hardness hardness;
   double lambda;  // weight of L_com, 0 when it does not act
   double beta;
+  friend bool operator==(const Annealing&, const Annealing&) = default;
 };
 Annealing annealing_at(const RunConfig& config, std::int64_t step, std::int64_t steps);
 

@@ -22,11 +22,18 @@ std::byte* Stream::kept(std::int64_t i) const {
 Tensor Stream::load(Context& ctx, std::int64_t i) const {
   if (place_.offload == Offload::device) return tensors_[std::size_t(i)];
   const Tensor x(ctx, sample_, dtype_);
-  if (place_.offload == Offload::host)
-    ctx.kernels->upload(ctx, x.data(), kept(i), sample_bytes());
-  else
-    ctx.kernels->copy_from_host(ctx, x.data(), kept(i), sample_bytes());
+  load(ctx, i, x);
   return x;
+}
+
+void Stream::load(Context& ctx, std::int64_t i, const Tensor& to) const {
+  require(to.shape() == sample_ && to.dtype() == dtype_ && to.is_contiguous(), "stream: expected room for a sample ",
+          sample_, " ", dtype_, ", got ", to.shape(), " ", to.dtype());
+  switch (place_.offload) {
+    case Offload::host: return ctx.kernels->upload(ctx, to.data(), kept(i), sample_bytes());
+    case Offload::disk: return ctx.kernels->copy_from_host(ctx, to.data(), kept(i), sample_bytes());
+    default: return ctx.kernels->convert(ctx, to, tensors_[std::size_t(i)]);
+  }
 }
 
 void Stream::store(Context& ctx, std::int64_t i, const Tensor& x) {

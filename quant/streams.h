@@ -27,8 +27,12 @@ class Stream {
   Stream& operator=(Stream&&) = default;
 
   std::int64_t size() const { return count_; }
+  const Shape& sample() const { return sample_; }
+  DType dtype() const { return dtype_; }
   // Sample i on the device: the kept tensor itself, or a copy of one that lives elsewhere.
   Tensor load(Context& ctx, std::int64_t i) const;
+  // The same into a contiguous tensor of its shape.
+  void load(Context& ctx, std::int64_t i, const Tensor& to) const;
   void store(Context& ctx, std::int64_t i, const Tensor& x);
   // The same samples in the same kind of place.
   Stream copy(Context& ctx) const;
