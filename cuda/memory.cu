@@ -41,6 +41,11 @@ void dispatch(DType dtype, const char* kernel, const Fn& fn) {
 }
 
 template <class T>
+bool is_dense(const Rows<T>& x) {
+  return x.rows <= 1 || x.stride == x.cols;
+}
+
+template <class T>
 constexpr bool is_integer = std::is_integral_v<T>;
 
 // A copy on its way into page-locked memory, which stays until it has arrived.
@@ -89,10 +94,17 @@ void convert(Context& ctx, View y, View x) {
   if (x.count() == 0) return;
   dispatch(y.dtype, "convert", [&]<class Y>(Y) {
     dispatch(x.dtype, "convert", [&]<class X>(X) {
-      if constexpr (std::is_same_v<X, Y> || (!is_integer<X> && !is_integer<Y>))
-        launch("convert", ctx, shape_for(x.count()), convert_kernel<Y, X>, rows<Y>(y), rows<const X>(x));
-      else
+      if constexpr (std::is_same_v<X, Y> || (!is_integer<X> && !is_integer<Y>)) {
+        const Rows<Y> to = rows<Y>(y);
+        const Rows<const X> from = rows<const X>(x);
+        if (std::is_same_v<X, Y> && is_dense(to) && is_dense(from))
+          CUDA_CHECK(cudaMemcpyAsync(to.data, from.data, std::size_t(x.count()) * sizeof(X), cudaMemcpyDeviceToDevice,
+                                     cuda_context(ctx).stream.get()));
+        else
+          launch("convert", ctx, shape_for(x.count()), convert_kernel<Y, X>, to, from);
+      } else {
         fail(ErrorKind::failure, "convert: from ", x.dtype, " to ", y.dtype, " is not a float conversion");
+      }
     });
   });
 }

@@ -72,7 +72,6 @@ TEST(CudaReadLater, GivesWhatWasThereWhenItWasAsked) {
     }
     ctx->kernels->fill(*ctx, x, -1);
     for (int i = 49; i >= 0; --i) EXPECT_EQ(reads[std::size_t(i)](), std::vector<float>(1 + i % 16, float(i)));
-    EXPECT_TRUE(to_host_later(*ctx, x.slice(0, 0, 0))().empty());
     to_host_later(*ctx, x);  // nobody looks
   }
 }

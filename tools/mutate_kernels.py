@@ -48,6 +48,7 @@ MUTATIONS = [
     ("clip_grid: sign in dhigh", "cpu/grid.cpp", "- dz * slope * low", "+ dz * slope * low"),
     ("adamw: second moment at the rate of the first", "cpu/optimizer.cpp", "rest2 * (g[i] * g[i])",
      "rest1 * (g[i] * g[i])"),
+    ("optimisers: upper bound ignored", "cpu/optimizer.cpp", "x > high ? high : x", "x"),
     ("matmul: da of a transposed operand", "autograd/ops/matmul.cpp", "da, b, trans_b, dy, Trans::yes",
      "da, b, opposite(trans_b), dy, Trans::yes"),
     ("tape: gradient overwritten", "autograd/tape.cpp", "ctx.kernels->add(ctx, grad, grad, g);", "grad = g;"),
