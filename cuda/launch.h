@@ -13,17 +13,21 @@ struct LaunchShape {
 };
 
 // With CBQ_SYNC=1 each launch is waited for, so that an asynchronous fault is reported with the kernel's name.
-template <class... Params, class... Args>
-void launch(const char* kernel_name, Context& ctx, const LaunchShape& shape, void (*kernel)(Params...),
-            Args&&... args) {
+inline void launched(const char* kernel_name, Context& ctx) {
   static const bool wait = [] {
     const char* value = std::getenv("CBQ_SYNC");
     return value && value[0] == '1';
   }();
+  check(cudaGetLastError(), kernel_name);
+  if (wait) check_finished(cudaStreamSynchronize(cuda_context(ctx).stream.get()), kernel_name);
+}
+
+template <class... Params, class... Args>
+void launch(const char* kernel_name, Context& ctx, const LaunchShape& shape, void (*kernel)(Params...),
+            Args&&... args) {
   kernel<<<shape.blocks, shape.threads, shape.shared_bytes, cuda_context(ctx).stream.get()>>>(
       std::forward<Args>(args)...);
-  check(cudaGetLastError(), kernel_name);
-  if (wait) check(cudaStreamSynchronize(cuda_context(ctx).stream.get()), kernel_name);
+  launched(kernel_name, ctx);
 }
 
 // Blocks of `threads` that give each of `count` elements a thread, at most 65536: kernels walk on from there.

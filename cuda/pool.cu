@@ -17,7 +17,8 @@ void* PoolAllocator::allocate(std::int64_t bytes) {
   const cudaError_t status = cudaMallocAsync(&block, std::size_t(bytes), stream_);
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // the failed allocation leaves no sticky error behind
-    fail(ErrorKind::failure, "memory: no room for ", bytes, " bytes on the GPU, ", bytes_in_use(), " bytes in use");
+    fail(ErrorKind::out_of_memory, "memory: no room for ", bytes, " bytes on the GPU, ", bytes_in_use(),
+         " bytes in use, ", bytes_free(), " bytes free");
   }
   check(status, "cudaMallocAsync");
   count_allocation(bytes);
@@ -37,11 +38,13 @@ void PoolAllocator::trim() {
   CUDA_CHECK(cudaMemPoolTrimTo(pool_, 0));
 }
 
-std::int64_t PoolAllocator::bytes_kept() const {
+std::int64_t PoolAllocator::bytes_free() const {
+  std::size_t free = 0, total = 0;
+  CUDA_CHECK(cudaMemGetInfo(&free, &total));
   std::uint64_t reserved = 0, used = 0;
   CUDA_CHECK(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved));
   CUDA_CHECK(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used));
-  return std::int64_t(reserved - used);
+  return std::int64_t(free + reserved - used);
 }
 
 void* PinnedAllocator::allocate(std::int64_t bytes) {
@@ -51,7 +54,7 @@ void* PinnedAllocator::allocate(std::int64_t bytes) {
   const cudaError_t status = cudaHostAlloc(&block, std::size_t(bytes), cudaHostAllocDefault);
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    fail(ErrorKind::failure, "memory: no room for ", bytes, " bytes of page-locked host memory, ", bytes_in_use(),
+    fail(ErrorKind::out_of_memory, "memory: no room for ", bytes, " bytes of page-locked host memory, ", bytes_in_use(),
          " bytes in use");
   }
   check(status, "cudaHostAlloc");

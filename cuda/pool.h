@@ -13,8 +13,8 @@ class PoolAllocator final : public Allocator {
   void* allocate(std::int64_t bytes) override;
   void deallocate(void* block, std::int64_t bytes) noexcept override;
   void trim() override;
-  // Freed memory that the pool keeps for the next request.
-  std::int64_t bytes_kept() const;
+  // What it can still hand out: free on the GPU, or freed and kept for the next request.
+  std::int64_t bytes_free() const;
 
  private:
   cudaMemPool_t pool_ = nullptr;  // the device's default pool, owned by the driver
