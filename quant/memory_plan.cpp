@@ -112,8 +112,8 @@ MemoryPlan plan_with(const RunConfig& run, const std::vector<BlockSpec>& specs, 
     gptq_block(ctx, shape, *blocks[0], quantised, 1, shape.dtype, {run.act_order, run.damping});
   }
   window[0]->moved_share(ctx);
-  const auto done = dense_block(ctx, shape, window[0]->harden(ctx, shape.dtype));
-  if (quantised.size() > 0) block_forward(ctx, shape, *done, quantised.load(ctx, 0), sequence);
+  const HardBlock done = window[0]->harden(ctx, shape.dtype);
+  if (quantised.size() > 0) block_forward(ctx, shape, *dense_block(ctx, shape, done), quantised.load(ctx, 0), sequence);
   items.add_rest("one step: quantised weights, activations, gradients, moments");
   const std::int64_t elsewhere_bytes = ctx.host_allocator->peak_bytes();
   return {offload, items.take(), offload == Offload::host ? elsewhere_bytes : 0,
