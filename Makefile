@@ -3,7 +3,7 @@ BUILD ?= build
 JOBS ?= $(shell nproc)
 CMAKE_ARGS ?=
 
-.PHONY: all deps demo test golden bench asan fuzz format loc mutate ablation clean
+.PHONY: all deps demo test golden gpu-checks bench asan fuzz format loc mutate ablation clean
 
 all: deps
 	cmake -S . -B $(BUILD) -G Ninja $(CMAKE_ARGS)
@@ -25,6 +25,10 @@ test: all
 # Every golden perplexity, some minutes a model; needs the models of CBQ_TEST_DATA.
 golden: all
 	CBQ_GOLDEN=all ctest --test-dir $(BUILD) --output-on-failure -R '^(models|perplexity)$$'
+
+# Tests, sanitizers, golden perplexities and interrupted runs on a GPU; see tools/gpu_checks.sh.
+gpu-checks: all
+	tools/gpu_checks.sh $(BUILD)
 
 # One table a program, and its numbers as JSON with the GPU, its driver and the commit; see bench/README.md. A build without
 # CUDA has no ladder.

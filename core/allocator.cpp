@@ -31,7 +31,9 @@ void* HostAllocator::allocate(std::int64_t bytes) {
     kept.pop_back();
   } else {
     block = std::aligned_alloc(std::size_t(kAlignment), std::size_t(padded(bytes)));
-    require(block != nullptr, "memory: no room for ", bytes, " bytes on the host, ", bytes_in_use(), " bytes in use");
+    if (!block)
+      fail(ErrorKind::out_of_memory, "memory: no room for ", bytes, " bytes on the host, ", bytes_in_use(),
+           " bytes in use");
   }
   count_allocation(bytes);
   if (fresh_ == FreshMemory::nan_bytes) std::memset(block, 0xff, std::size_t(bytes));

@@ -15,7 +15,7 @@ class Allocator {
   virtual ~Allocator() = default;
 
   // A block of at least `bytes`, aligned to 64 bytes; null only for 0 bytes. Contents are undefined.
-  // Throws Error{failure} that states the bytes asked for and in use when the memory is not there.
+  // Throws Error{out_of_memory} that states the bytes asked for and in use when the memory is not there.
   virtual void* allocate(std::int64_t bytes) = 0;
   virtual void deallocate(void* block, std::int64_t bytes) noexcept = 0;
   // Returns blocks kept for reuse to the system.

@@ -7,8 +7,11 @@
 
 namespace cbq {
 
-// Decides the exit code: bad_input is something the user can correct (exit 2), failure is a run that broke (exit 1).
-enum class ErrorKind { bad_input, failure };
+// Decides the exit code: bad_input is something the user can correct (exit 2), everything else is a run that broke
+// (exit 1). Two breaks have kinds of their own, because whoever knows what the work was can say how to go on:
+// out_of_memory, after which everything made so far is still good, and device_lost, after which nothing on the device
+// is.
+enum class ErrorKind { bad_input, failure, out_of_memory, device_lost };
 
 // Text: "<where>: <what was expected>, <what was given>; <what to do>", one line.
 class Error : public std::runtime_error {

@@ -108,6 +108,9 @@ struct Kernels {
   // q = clip(u + z, 0, 2^bits - 1) with a sigmoid rounder hardened, and back: w_hat = s (q - z).
   void (*weight_codes)(Context&, View codes /*(out,in) u8*/, const WeightQuantiser& quantiser);
   void (*dequantise_weight)(Context&, View w_hat, View codes, const WeightGrid& grid);
+  // Each row of codes as a stream of `bits` a code in 32-bit words (core/bitpack.h), and back. Codes are below 2^bits.
+  void (*pack_codes)(Context&, View words /*(out, ceil(in bits / 32)) i32*/, View codes /*(out,in) u8*/, int bits);
+  void (*unpack_codes)(Context&, View codes, View words, int bits);
   // Scale and zero of each row and group: `steps` clip ratios evenly in [min_ratio, 1] on the min-max range, the one
   // with the least squared rounding error (the largest ratio among equals). steps = 1 is min-max.
   void (*start_grid)(Context&, View scale /*(out,in/G)*/, View zero, View w, int bits, Symmetry symmetry,

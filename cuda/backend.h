@@ -94,6 +94,8 @@ Fn<decltype(Kernels::rounding_regulariser_forward)> rounding_regulariser_forward
 Fn<decltype(Kernels::rounding_regulariser_backward)> rounding_regulariser_backward;
 Fn<decltype(Kernels::weight_codes)> weight_codes;
 Fn<decltype(Kernels::dequantise_weight)> dequantise_weight;
+Fn<decltype(Kernels::pack_codes)> pack_codes;
+Fn<decltype(Kernels::unpack_codes)> unpack_codes;
 Fn<decltype(Kernels::start_grid)> start_grid;
 Fn<decltype(Kernels::clip_grid_forward)> clip_grid_forward;
 Fn<decltype(Kernels::clip_grid_backward)> clip_grid_backward;

@@ -4,27 +4,20 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
-#include <cstdio>
-
 #include "core/error.h"
 
 namespace cbq::cuda {
 
-inline void check(cudaError_t status, const char* call) {
-  if (status == cudaSuccess) return;
-  fail(ErrorKind::failure, "cuda: ", call, ": ", cudaGetErrorName(status), ", ", cudaGetErrorString(status));
-}
+// `call` is a function's name, with or without its arguments, or a kernel's. Kinds: out_of_memory; device_lost, which
+// this call only notices: whatever ran before may have caused it; failure for everything else.
+void check(cudaError_t status, const char* call);
+void check(cublasStatus_t status, const char* call);
+// The same for work that has been waited for: a lost device was lost in it.
+void check_finished(cudaError_t status, const char* kernel);
 
-inline void check(cublasStatus_t status, const char* call) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  fail(ErrorKind::failure, "cuBLASLt: ", call, ": ", cublasLtGetStatusName(status));
-}
-
-// For destructors, which must not throw. Silent while the driver shuts down.
-inline void log_failure(cudaError_t status, const char* call) noexcept {
-  if (status != cudaSuccess && status != cudaErrorCudartUnloading)
-    std::fprintf(stderr, "cbq: cuda: %s: %s\n", call, cudaGetErrorString(status));
-}
+// For destructors, which must not throw. Silent while the driver shuts down and on a lost device: the call that noticed
+// the loss has said so, and every later one fails the same way.
+void log_failure(cudaError_t status, const char* call) noexcept;
 
 }  // namespace cbq::cuda
 

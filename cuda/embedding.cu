@@ -88,6 +88,7 @@ void sort_by_id(Context& ctx, std::int32_t* sorted, std::int32_t* order, const s
   sort(nullptr, bytes);
   const Storage scratch(ctx.allocator, std::int64_t(bytes));
   sort(scratch.data(), bytes);
+  launched("embedding_backward", ctx);
 }
 
 }  // namespace

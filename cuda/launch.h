@@ -11,6 +11,11 @@ struct LaunchShape {
 };
 
 // With CBQ_SYNC=1 each launch is waited for, so that an asynchronous fault is reported with the kernel's name.
+inline void launched(const char* kernel_name, Context& ctx) {
+  check(cudaGetLastError(), kernel_name);
+  if (cuda_context(ctx).waits) check_finished(cudaStreamSynchronize(cuda_context(ctx).stream.get()), kernel_name);
+}
+
 template <class... Params, class... Args>
 void launch(const char* kernel_name, Context& ctx, const LaunchShape& shape, void (*kernel)(Params...),
             Args&&... args) {
@@ -19,8 +24,7 @@ void launch(const char* kernel_name, Context& ctx, const LaunchShape& shape, voi
     CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)));
   kernel<<<shape.blocks, shape.threads, shape.shared_bytes, cuda_context(ctx).stream.get()>>>(
       std::forward<Args>(args)...);
-  check(cudaGetLastError(), kernel_name);
-  if (cuda_context(ctx).waits) check(cudaStreamSynchronize(cuda_context(ctx).stream.get()), kernel_name);
+  launched(kernel_name, ctx);
 }
 
 // Blocks of `threads` that give each of `count` elements a thread, at most 65536: kernels walk on from there.

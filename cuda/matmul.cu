@@ -3,7 +3,7 @@
 //
 // cuBLASLt thinks in columns: a row-major matrix is its transpose to it. So y^T (N,M) = op(b)^T op(a)^T is asked for,
 // with b first, and the bias, one value per column of y, is one per row of y^T, which is what its epilogue adds.
-#include "cuda/backend.h"
+#include "cuda/launch.h"
 
 namespace cbq::cuda {
 namespace {
@@ -107,6 +107,7 @@ void matmul(Context& ctx, View y, View a, Trans trans_a, View b, Trans trans_b, 
                        y.data, plan.y.get(), y.data, plan.y.get(), &plan.algorithm, cuda.workspace.data(),
                        std::size_t(cuda.workspace.bytes()), cuda.stream.get()),
         "cublasLtMatmul");
+  launched("matmul", ctx);
 }
 
 }  // namespace cbq::cuda

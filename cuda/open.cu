@@ -4,6 +4,7 @@
 
 #include "cuda/backend.h"
 #include "cuda/pool.h"
+#include "cuda/requirements.h"
 
 namespace cbq::cuda {
 namespace {
@@ -54,6 +55,8 @@ const Kernels kKernels = {
     .rounding_regulariser_backward = rounding_regulariser_backward,
     .weight_codes = weight_codes,
     .dequantise_weight = dequantise_weight,
+    .pack_codes = pack_codes,
+    .unpack_codes = unpack_codes,
     .start_grid = start_grid,
     .clip_grid_forward = clip_grid_forward,
     .clip_grid_backward = clip_grid_backward,
@@ -68,9 +71,6 @@ const Kernels kKernels = {
     .adamw_step = adamw_step,
     .sign_sgd_step = sign_sgd_step,
 };
-
-// Asked whether the program holds code for a GPU.
-__global__ void probe_kernel() {}
 
 std::string device_name(int device) {
   cudaDeviceProp properties{};
@@ -102,9 +102,7 @@ CudaContext::CudaContext(int device, Stream made, FreshMemory fresh)
       workspace(allocator, kWorkspaceBytes) {}
 
 std::int64_t CudaContext::bytes_available() const {
-  std::size_t free = 0, total = 0;
-  CUDA_CHECK(cudaMemGetInfo(&free, &total));
-  return std::int64_t(free) + static_cast<const PoolAllocator&>(*allocator).bytes_kept();
+  return static_cast<const PoolAllocator&>(*allocator).bytes_free();
 }
 
 std::unique_ptr<Context> open(int device, FreshMemory fresh) {
@@ -112,23 +110,12 @@ std::unique_ptr<Context> open(int device, FreshMemory fresh) {
   const cudaError_t status = cudaGetDeviceCount(&count);
   CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
   cudaDriverGetVersion(&driver);
-  require_input(driver != 0, "cuda: no NVIDIA driver was found; use \"device\": \"cpu\", or install a driver");
-  require_input(status != cudaErrorInsufficientDriver, "cuda: the driver supports CUDA ", driver / 1000, ".",
-                driver % 1000 / 10, ", this program was built with ", runtime / 1000, ".", runtime % 1000 / 10,
-                "; update the driver");
-  require_input(status == cudaSuccess && count > 0, "cuda: no GPU was found (", cudaGetErrorString(status),
-                "); use \"device\": \"cpu\"");
-  require_input(device >= 0 && device < count, "cuda: there is no GPU ", device, ", only 0 .. ", count - 1);
-  CUDA_CHECK(cudaSetDevice(device));
-  cudaFuncAttributes attributes{};
-  const cudaError_t image = cudaFuncGetAttributes(&attributes, probe_kernel);
+  require_driver(driver, runtime);
+  require_gpu(device, status == cudaSuccess ? count : 0, cudaGetErrorString(status));
   cudaDeviceProp properties{};
   CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
-  require_input(image != cudaErrorNoKernelImageForDevice && image != cudaErrorInvalidDeviceFunction,
-                "cuda: ", properties.name, " has compute capability ", properties.major, ".", properties.minor,
-                ", this program was built for " CBQ_CUDA_ARCHITECTURES "; rebuild with -DCBQ_CUDA_ARCHITECTURES=",
-                properties.major, properties.minor);
-  check(image, "cudaFuncGetAttributes");
+  require_capability(properties.name, 10 * properties.major + properties.minor, CBQ_CUDA_ARCHITECTURES);
+  CUDA_CHECK(cudaSetDevice(device));
   return std::make_unique<CudaContext>(device, fresh);
 }
 

@@ -81,7 +81,8 @@ void* PoolAllocator::from_driver(std::int64_t size, std::int64_t bytes) {
   }
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    fail(ErrorKind::failure, "memory: no room for ", bytes, " bytes on the GPU, ", bytes_in_use(), " bytes in use");
+    fail(ErrorKind::out_of_memory, "memory: no room for ", bytes, " bytes on the GPU, ", bytes_in_use(),
+         " bytes in use, ", free_bytes(), " bytes free");
   }
   check(status, "cudaMallocAsync");
   return block;
@@ -117,12 +118,18 @@ void PoolAllocator::trim() {
   CUDA_CHECK(cudaMemPoolTrimTo(pool_, 0));
 }
 
-std::int64_t PoolAllocator::bytes_kept() const {
+std::int64_t PoolAllocator::bytes_free() const {
   const std::lock_guard lock(mutex_);
+  return free_bytes();
+}
+
+std::int64_t PoolAllocator::free_bytes() const {
+  std::size_t free = 0, total = 0;
+  CUDA_CHECK(cudaMemGetInfo(&free, &total));
   std::uint64_t reserved = 0, used = 0;
   CUDA_CHECK(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved));
   CUDA_CHECK(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used));
-  return std::int64_t(reserved - used) + kept_.bytes();
+  return std::int64_t(free + reserved - used) + kept_.bytes();
 }
 
 PinnedAllocator::~PinnedAllocator() {
@@ -137,8 +144,8 @@ void* PinnedAllocator::allocate(std::int64_t bytes) {
     const cudaError_t status = cudaHostAlloc(&block, std::size_t(bytes), cudaHostAllocDefault);
     if (status == cudaErrorMemoryAllocation) {
       cudaGetLastError();
-      fail(ErrorKind::failure, "memory: no room for ", bytes, " bytes of page-locked host memory, ", bytes_in_use(),
-           " bytes in use");
+      fail(ErrorKind::out_of_memory, "memory: no room for ", bytes, " bytes of page-locked host memory, ",
+           bytes_in_use(), " bytes in use");
     }
     check(status, "cudaHostAlloc");
   }

@@ -41,8 +41,8 @@ class PoolAllocator final : public Allocator {
   void* allocate(std::int64_t bytes) override;
   void deallocate(void* block, std::int64_t bytes) noexcept override;
   void trim() override;
-  // Freed memory that is kept for the next request, here and in the driver's pool.
-  std::int64_t bytes_kept() const;
+  // What it can still hand out: free on the GPU, or freed and kept for the next request.
+  std::int64_t bytes_free() const;
 
   // While a step is recorded the driver must not be asked: what it gave then would be a part of the recording. Blocks
   // come from those kept, which is all of them when the same step ran before, else allocate() throws Error{failure}.
@@ -55,6 +55,7 @@ class PoolAllocator final : public Allocator {
  private:
   void* from_driver(std::int64_t size, std::int64_t bytes);
   void give_up_kept() noexcept;
+  std::int64_t free_bytes() const;  // bytes_free() with the lock held
   void put(FreeBlocks& blocks, void* block, std::int64_t size) noexcept;
 
   cudaMemPool_t pool_ = nullptr;  // the device's default pool, owned by the driver

@@ -261,6 +261,7 @@ void sort_magnitudes(Context& ctx, View y, View x) {
     sort(nullptr, bytes);
     const Storage scratch(ctx.allocator, std::int64_t(bytes));
     sort(scratch.data(), bytes);
+    launched("sort_magnitudes", ctx);
   });
 }
 

@@ -53,9 +53,8 @@ class CompressedTensors final : public ExportFormat {
              DType stored) const override {
     const int bits = hard.spec.bits;
     const std::int64_t out = hard.codes.size(0), in = hard.codes.size(1), groups = hard.scale.size(1);
-    std::vector<std::uint32_t> words(std::size_t(out * word_count(in, bits)));
-    pack_rows(to_host<std::uint8_t>(ctx, hard.codes), out, in, bits, words);
-    shards.write(name + ".weight_packed", std::as_bytes(std::span(words)));
+    const auto rows = to_host<std::int32_t>(ctx, packed(ctx, hard));
+    shards.write(name + ".weight_packed", std::as_bytes(std::span(rows)));
 
     const auto scale = exact_bytes(ctx, hard.scale, stored);
     require(scale.has_value(), "export: ", name, ".weight_scale is not exact in ", stored);
@@ -66,7 +65,7 @@ class CompressedTensors final : public ExportFormat {
 
     const std::vector<std::uint8_t> zeros = zero_codes(ctx, name, hard);
     if (hard.spec.symmetry == Symmetry::symmetric) return;
-    words.assign(std::size_t(word_count(out, bits) * groups), 0);
+    std::vector<std::uint32_t> words(std::size_t(word_count(out, bits) * groups));
     pack_columns(zeros, out, groups, bits, words);
     shards.write(name + ".weight_zero_point", std::as_bytes(std::span(words)));
   }

@@ -56,8 +56,8 @@ Tensor inverse_factor(Context& ctx, const std::vector<float>& h, const std::vect
     try {
       ctx.kernels->cholesky_of_inverse(ctx, u, from_host<float>(ctx, u.shape(), dtype, permuted));
       return u;
-    } catch (const Error&) {
-      if (attempt == kDampingTries) throw;
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::failure || attempt == kDampingTries) throw;
     }
   }
 }

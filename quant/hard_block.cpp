@@ -6,6 +6,7 @@
 
 #include "core/bitpack.h"
 #include "core/json.h"
+#include "core/kernels.h"
 #include "core/safetensors.h"
 
 namespace cbq {
@@ -17,35 +18,39 @@ constexpr const char* kMetadataKey = "block";  // of the file's metadata: what i
 constexpr std::array<const char*, kLinearRoles> kRoleNames = {"q", "k", "v", "o", "gate", "up", "down"};
 
 struct FileTensor {
-  TensorSpec spec;
-  std::vector<std::byte> bytes;
+  std::string name;
+  Tensor x;  // in the dtype of the file
 };
 
-FileTensor narrowed(Context& ctx, const std::string& name, const Tensor& x, DType stored) {
-  for (const DType dtype : {stored, DType::f32})
-    if (auto bytes = exact_bytes(ctx, x, dtype)) return {{name, dtype, x.shape()}, std::move(*bytes)};
-  return {{name, x.dtype(), x.shape()}, *exact_bytes(ctx, x, x.dtype())};
+std::vector<std::byte> bytes_of(Context& ctx, const Tensor& x) {
+  std::vector<std::byte> bytes(std::size_t(x.bytes()));
+  to_host_bytes(ctx, bytes, x);
+  return bytes;
 }
 
-FileTensor packed_codes(Context& ctx, const std::string& name, const HardWeight& hard) {
-  const std::int64_t out = hard.codes.size(0), in = hard.codes.size(1), words = word_count(in, hard.spec.bits);
-  FileTensor tensor{{name, DType::i32, {out, words}}, {}};
-  std::vector<std::uint32_t> packed(std::size_t(out * words));
-  pack_rows(to_host<std::uint8_t>(ctx, hard.codes), out, in, hard.spec.bits, packed);
-  const auto bytes = std::as_bytes(std::span(packed));
-  tensor.bytes.assign(bytes.begin(), bytes.end());
-  return tensor;
+// x in `dtype`; nothing when a value changes on the way there.
+std::optional<Tensor> exact(Context& ctx, const Tensor& x, DType dtype) {
+  if (x.dtype() == dtype) return x;
+  Tensor converted = convert(ctx, x, dtype);
+  if (bytes_of(ctx, convert(ctx, converted, x.dtype())) != bytes_of(ctx, x)) return std::nullopt;
+  return converted;
+}
+
+Tensor narrowed(Context& ctx, const Tensor& x, DType stored) {
+  for (const DType dtype : {stored, DType::f32})
+    if (auto y = exact(ctx, x, dtype)) return *std::move(y);
+  return x;
 }
 
 std::vector<FileTensor> file_tensors(Context& ctx, const HardBlock& block, DType stored) {
   std::vector<FileTensor> tensors;
   const auto add = [&](const std::string& name, const Var& x) {
-    if (x.value) tensors.push_back(narrowed(ctx, name, x.value, stored));
+    if (x.value) tensors.push_back({name, narrowed(ctx, x.value, stored)});
   };
   for (std::size_t i = 0; i < kLinearRoles; ++i) {
     const std::string role = kRoleNames[i];
     if (const auto& hard = block.hard[i]) {
-      tensors.push_back(packed_codes(ctx, role + ".codes", *hard));
+      tensors.push_back({role + ".codes", packed(ctx, *hard)});
       add(role + ".scale", hard->scale);
       add(role + ".zero", hard->zero);
     } else {
@@ -72,23 +77,14 @@ ActivationSpec activation_spec(const json& spec) {
   return {spec.at("bits").get<int>(), symmetry_of(spec)};
 }
 
-json to_json(const HardBlock& block, DType stored) {
+json to_json(const HardBlock& block) {
   json linears = json::array();
   for (const LinearSpec& spec : block.spec)
     linears.push_back({{"bits", spec.weight.bits},
                        {"group_size", spec.weight.group_size},
                        {"symmetric", spec.weight.symmetry == Symmetry::symmetric},
                        {"activation", to_json(spec.activation)}});
-  return {{"stored", name(stored)},
-          {"linears", linears},
-          {"activation_factor", block.activation_factor},
-          {"kv_cache", to_json(block.kv_cache)}};
-}
-
-DType float_dtype(const std::string& text) {
-  for (const DType dtype : {DType::f16, DType::bf16, DType::f32, DType::f64})
-    if (text == name(dtype)) return dtype;
-  fail(ErrorKind::bad_input, "dtype: expected f16, bf16, f32 or f64, found ", quoted_text(text));
+  return {{"linears", linears}, {"activation_factor", block.activation_factor}, {"kv_cache", to_json(block.kv_cache)}};
 }
 
 Tensor read_float(Context& ctx, const SafetensorsFile& file, const std::string& name, const Shape& shape,
@@ -107,13 +103,11 @@ HardWeight read_hard_weight(Context& ctx, const SafetensorsFile& file, const std
   const TensorInfo& info = file.info(role + ".codes");
   require_input(info.shape == packed_shape && info.dtype == DType::i32, file.path().string(), ": ", role,
                 ".codes: expected i32 ", packed_shape, ", found ", info.dtype, " ", info.shape);
-  std::vector<std::uint32_t> packed(std::size_t(packed_shape.count()));
-  std::ranges::copy(file.bytes(role + ".codes"), std::as_writable_bytes(std::span(packed)).begin());
-  std::vector<std::uint8_t> codes(std::size_t(out * in));
-  unpack_rows(packed, out, in, spec.bits, codes);
+  const Tensor codes(ctx, shape, DType::u8);
+  ctx.kernels->unpack_codes(ctx, codes, from_host_bytes(ctx, packed_shape, DType::i32, file.bytes(role + ".codes")),
+                            spec.bits);
   const Shape grid = spec.grid_shape(shape);
-  return {spec, from_host_bytes(ctx, shape, DType::u8, std::as_bytes(std::span(codes))),
-          read_float(ctx, file, role + ".scale", grid, statistics_dtype(compute)),
+  return {spec, codes, read_float(ctx, file, role + ".scale", grid, statistics_dtype(compute)),
           read_float(ctx, file, role + ".zero", grid, statistics_dtype(compute))};
 }
 
@@ -129,30 +123,30 @@ WeightSpec weight_spec(const json& linear, std::int64_t in, const std::string& w
 }  // namespace
 
 std::optional<std::vector<std::byte>> exact_bytes(Context& ctx, const Tensor& x, DType dtype) {
-  const auto bytes_of = [&](const Tensor& tensor) {
-    std::vector<std::byte> bytes(std::size_t(tensor.bytes()));
-    to_host_bytes(ctx, bytes, contiguous(ctx, tensor));
-    return bytes;
-  };
-  if (x.dtype() == dtype) return bytes_of(x);
-  const Tensor converted = convert(ctx, x, dtype);
-  if (bytes_of(convert(ctx, converted, x.dtype())) != bytes_of(x)) return std::nullopt;
-  return bytes_of(converted);
+  const auto y = exact(ctx, x, dtype);
+  if (!y) return std::nullopt;
+  return bytes_of(ctx, *y);
+}
+
+Tensor packed(Context& ctx, const HardWeight& hard) {
+  Tensor words(ctx, {hard.codes.size(0), word_count(hard.codes.size(1), hard.spec.bits)}, DType::i32);
+  ctx.kernels->pack_codes(ctx, words, hard.codes, hard.spec.bits);
+  return words;
 }
 
 void write_hard_block(Context& ctx, const std::filesystem::path& path, const HardBlock& block, DType stored) {
   for (std::size_t i = 0; i < kLinearRoles; ++i) {
-    if (!block.weights.linears[i].weight.value) continue;
     const WeightSpec& spec = block.spec[i].weight;
     const auto& hard = block.hard[i];
+    if (!hard && !block.weights.linears[i].weight.value) continue;  // a layer that this family has not
     require(hard ? hard->spec.bits == spec.bits && hard->spec.group_size == spec.group_size : !spec.quantised(),
             "store: the integers of ", kRoleNames[i], " do not belong to its spec of ", spec.bits, " bits");
   }
-  std::vector<FileTensor> tensors = file_tensors(ctx, block, stored);
+  const std::vector<FileTensor> tensors = file_tensors(ctx, block, stored);
   std::vector<TensorSpec> specs;
-  for (const FileTensor& tensor : tensors) specs.push_back(tensor.spec);
-  SafetensorsWriter writer(path, std::move(specs), {{kMetadataKey, to_json(block, stored).dump()}});
-  for (const FileTensor& tensor : tensors) writer.write(tensor.spec.name, tensor.bytes);
+  for (const auto& [name, x] : tensors) specs.push_back({name, x.dtype(), x.shape()});
+  SafetensorsWriter writer(path, std::move(specs), {{kMetadataKey, to_json(block).dump()}});
+  for (const auto& [name, x] : tensors) writer.write(name, bytes_of(ctx, x));
   writer.finish();
 }
 
@@ -161,7 +155,6 @@ HardBlock read_hard_block(Context& ctx, const std::filesystem::path& path, const
   const auto metadata = file.metadata().find(kMetadataKey);
   require_input(metadata != file.metadata().end(), path.string(), ": expected a finished block, found another file");
   const json record = parse_json_text(metadata->second, path.string());
-  const DType stored = float_dtype(record.at("stored").get<std::string>());
 
   HardBlock block;
   record.at("activation_factor").get_to(block.activation_factor);
@@ -177,7 +170,6 @@ HardBlock read_hard_block(Context& ctx, const std::filesystem::path& path, const
     block.spec[i] = {weight_spec(linear, shape[1], path.string()), activation_spec(linear.at("activation"))};
     if (block.spec[i].weight.quantised()) {
       block.hard[i] = read_hard_weight(ctx, file, role_name, shape, block.spec[i].weight, compute);
-      block.weights[role].weight = dequantise(ctx, *block.hard[i], stored, compute);
     } else {
       block.weights[role].weight = read_float(ctx, file, role_name + ".weight", shape, compute);
     }

@@ -112,12 +112,18 @@ MemoryPlan plan_with(const RunConfig& run, const std::vector<BlockSpec>& specs, 
     gptq_block(ctx, shape, *blocks[0], quantised, 1, shape.dtype, {run.act_order, run.damping});
   }
   window[0]->moved_share(ctx);
-  const auto done = dense_block(ctx, shape, window[0]->harden(ctx, shape.dtype));
-  if (quantised.size() > 0) block_forward(ctx, shape, *done, quantised.load(ctx, 0), sequence);
+  const HardBlock done = window[0]->harden(ctx, shape.dtype);
+  if (quantised.size() > 0) block_forward(ctx, shape, *dense_block(ctx, shape, done), quantised.load(ctx, 0), sequence);
   items.add_rest("one step: quantised weights, activations, gradients, moments");
   const std::int64_t elsewhere_bytes = ctx.host_allocator->peak_bytes();
   return {offload, items.take(), offload == Offload::host ? elsewhere_bytes : 0,
           offload == Offload::disk ? elsewhere_bytes : 0};
+}
+
+// Where streams go when there is no room for them at `now`. The memory of the CPU is the host's: there only a disk
+// helps.
+Offload roomier_place(Device device, Offload now) {
+  return device == Device::cpu || now != Offload::device ? Offload::disk : Offload::host;
 }
 
 }  // namespace
@@ -133,20 +139,36 @@ MemoryPlan plan_memory(const RunConfig& config, const std::vector<BlockSpec>& sp
   if (config.offload != Offload::automatic) return plan_with(config, specs, calibration_samples, config.offload);
   MemoryPlan plan = plan_with(config, specs, calibration_samples, Offload::device);
   if (plan.device_bytes() <= available) return plan;
-  return plan_with(config, specs, calibration_samples, Offload::host);
+  return plan_with(config, specs, calibration_samples, roomier_place(config.device, Offload::device));
+}
+
+std::string roomier_setting(Device device, Offload now) {
+  if (now == Offload::disk) return "";
+  return roomier_place(device, now) == Offload::disk ? "\"offload\": \"disk\"" : "\"offload\": \"host\"";
+}
+
+std::string smaller_settings(const RunConfig& config) {
+  const bool is_factored = config.rounding == RoundingKind::lora || config.rounding == RoundingKind::lora_ste;
+  std::string settings;
+  const auto suggest = [&settings](const char* setting) {
+    settings += concat(settings.empty() ? "" : ", or ", setting);
+  };
+  if (config.method == Method::cbq) {
+    if (config.batch_size > 1) suggest("a smaller batch_size");
+    if (config.window > 1) suggest("a smaller window");
+    if (!is_factored) suggest("rounding lora_ste");
+    if (is_factored && config.rank > 1) suggest("a smaller rank");
+  }
+  suggest("a shorter seqlen");
+  return settings;
 }
 
 void require_fits(const MemoryPlan& plan, const RunConfig& config, std::int64_t available) {
   if (plan.device_bytes() <= available) return;
-  std::string advice;
-  const auto suggest = [&advice](const std::string& setting) { advice += (advice.empty() ? "" : ", or ") + setting; };
-  if (plan.offload == Offload::device) suggest("\"offload\": \"host\"");
-  if (config.batch_size > 1) suggest("a smaller batch_size");
-  if (config.window > 1 && config.method == Method::cbq) suggest("a smaller window");
-  if (config.rounding != RoundingKind::lora && config.rounding != RoundingKind::lora_ste) suggest("rounding lora_ste");
-  suggest("a shorter seqlen");
+  // Streams that are elsewhere already take nothing of the device.
+  const std::string place = plan.offload == Offload::device ? roomier_setting(config.device, plan.offload) : "";
   fail(ErrorKind::bad_input, "memory: the run needs ", format_bytes(plan.device_bytes()), " of the device, ",
-       format_bytes(available), " are free; use ", advice);
+       format_bytes(available), " are free; use ", place, place.empty() ? "" : ", or ", smaller_settings(config));
 }
 
 }  // namespace cbq

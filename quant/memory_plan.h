@@ -23,10 +23,16 @@ struct MemoryPlan {
   std::int64_t device_bytes() const;
 };
 
-// What reconstruction will take; device_bytes() is its expected peak. Streams go to the device if offload is automatic
-// and all fits in `available` bytes. Reads the model's headers and none of its weights.
+// What reconstruction will take; device_bytes() is its expected peak. With offload automatic streams go to the device
+// if all fits in `available` bytes, else to the host, or from the CPU, whose memory is the host's, to disk. Reads the
+// model's headers and none of its weights.
 MemoryPlan plan_memory(const RunConfig& config, const std::vector<BlockSpec>& specs, std::int64_t calibration_samples,
                        std::int64_t available);
+// The setting that moves streams from `now` to where there is more room, "\"offload\": \"host\""; empty where none
+// does.
+std::string roomier_setting(Device device, Offload now);
+// Settings that need less of the device than those of `config`: "a smaller rank, or a shorter seqlen".
+std::string smaller_settings(const RunConfig& config);
 // Error{bad_input}: the plan needs more than `available` bytes of the device; says which settings need less.
 void require_fits(const MemoryPlan& plan, const RunConfig& config, std::int64_t available);
 

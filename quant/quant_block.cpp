@@ -26,8 +26,12 @@ std::map<std::string, Tensor> with_prefix(const std::map<std::string, Tensor>& a
 }
 
 std::unique_ptr<DenseBlock> dense_block(Context& ctx, const ModelConfig& config, const HardBlock& hard) {
-  auto block = std::make_unique<DenseBlock>(config, hard.weights);
-  const DType dtype = statistics_dtype(hard.weights[LinearRole::q].weight.value.dtype());
+  const DType compute = hard.weights.attention_norm.weight.value.dtype(), dtype = statistics_dtype(compute);
+  BlockWeights weights = hard.weights;
+  for (const LinearRole role : linear_roles(config.family))
+    if (const auto& integers = hard.hard[std::size_t(role)])
+      weights[role].weight = dequantise(ctx, *integers, config.dtype, compute);
+  auto block = std::make_unique<DenseBlock>(config, std::move(weights));
   for (const LinearRole role : linear_roles(config.family)) {
     const auto site = std::size_t(site_of(role));
     const ActivationSpec& activation = hard.spec[std::size_t(role)].activation;
@@ -115,7 +119,7 @@ HardBlock QuantBlock::harden(Context& ctx, DType stored) const {
       continue;
     }
     hard.hard[i] = fixed_[i] ? fixed_[i]->hard : roundings_[i]->harden(ctx, stored);
-    hard.weights[role].weight = dequantise(ctx, *hard.hard[i], stored, weights_[role].weight.value.dtype());
+    hard.weights[role].weight = Var();
   }
   for (int site = 0; site < kSites; ++site)
     if (factors_[std::size_t(site)].value)

@@ -15,14 +15,15 @@ std::map<std::string, Tensor> with_prefix(const std::map<std::string, Tensor>& a
 
 using BlockSpec = std::array<LinearSpec, kLinearRoles>;
 
-// A block hardened: what is written to disk, and the layers it computes with.
+// A block hardened: what is written to disk.
 struct HardBlock {
-  BlockWeights weights;                                      // de-quantised linears, folded norms, biases
+  BlockWeights weights;                                      // folded norms, biases, and 16-bit layers alone
   std::array<std::optional<HardWeight>, kLinearRoles> hard;  // empty for 16-bit layers
   BlockSpec spec;
   std::array<double, kSites> activation_factor{1, 1, 1, 1};
   ActivationSpec kv_cache;
 };
+// The layers it computes with, in the dtype of its norms: quantised ones de-quantised as the checkpoint's readers do.
 std::unique_ptr<DenseBlock> dense_block(Context& ctx, const ModelConfig& config, const HardBlock& hard);
 
 class QuantBlock final : public BlockLayers {

@@ -162,11 +162,12 @@ RunPlan plan_run(Context* ctx, const RunConfig& config) {
   return plan;
 }
 
-nlohmann::ordered_json run(Context& ctx, const RunConfig& given, std::FILE* log, std::stop_token stop) {
+namespace {
+
+Json run_planned(Context& ctx, const RunConfig& given, const RunPlan& plan, std::FILE* log,
+                 const std::stop_token& stop) {
   PhaseTimes times;
   RunConfig config = given;
-  const RunPlan plan = plan_run(&ctx, config);
-  require_fits(plan.memory, config, ctx.bytes_available());
   const Model model(ctx, config.model, compute_dtype(config.precision, config.device));
   const auto tokenizer = Tokenizer::open(config.model);
   require_input(tokenizer->vocab_size() <= model.config().vocab, "tokenizer: ids up to ", tokenizer->vocab_size() - 1,
@@ -211,6 +212,24 @@ nlohmann::ordered_json run(Context& ctx, const RunConfig& given, std::FILE* log,
   write_file(report_file, report.dump(2) + "\n");
   store.finish();
   return report;
+}
+
+}  // namespace
+
+nlohmann::ordered_json run(Context& ctx, const RunConfig& given, std::FILE* log, std::stop_token stop) {
+  const RunPlan plan = plan_run(&ctx, given);
+  require_fits(plan.memory, given, ctx.bytes_available());
+  try {
+    return run_planned(ctx, given, plan, log, stop);
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::device_lost)
+      fail(error.kind(), error.what(), "; finished windows are kept, the same command goes on");
+    if (error.kind() != ErrorKind::out_of_memory) throw;
+    const std::string place = roomier_setting(given.device, plan.memory.offload);
+    fail(error.kind(), error.what(), "; finished windows are kept, the same command goes on when there is more",
+         place.empty() ? "" : ", or with ", place, ", and in another output_dir less is needed by ",
+         smaller_settings(given));
+  }
 }
 
 void print_results(const nlohmann::ordered_json& report, std::FILE* out) {

@@ -7,6 +7,7 @@
 
 #include "cpu/vector_math.h"
 #include "tests/cpu_reference.h"
+#include "tests/pack_cases.h"
 
 namespace cbq::test {
 namespace {
@@ -201,6 +202,11 @@ TEST(CpuCounts, DifferentCodes) {
                                   from_host<std::uint8_t>(*ctx, {size}, DType::u8, b));
     EXPECT_EQ(to_host<std::int32_t>(*ctx, count)[0], expected) << size;
   }
+}
+
+TEST(CpuPacking, IsThatOfBitpackAndBack) {
+  const auto ctx = cpu::open();
+  for (const PackCase& c : pack_cases()) check_packing(*ctx, c);
 }
 
 }  // namespace

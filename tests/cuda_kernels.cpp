@@ -6,6 +6,7 @@
 #include "tests/check.h"
 #include "tests/error_text.h"
 #include "tests/gpu.h"
+#include "tests/pack_cases.h"
 
 namespace cbq::test {
 namespace {
@@ -79,6 +80,10 @@ void for_each_case(const Fn& fn) {
       SCOPED_TRACE(print(size, dtype));
       fn(size, dtype);
     }
+}
+
+TEST(CudaPacking, IsThatOfBitpackAndBack) {
+  for (const PackCase& c : pack_cases()) check_packing(gpu(), c);
 }
 
 TEST(CudaKernels, Clamp) {

@@ -1,4 +1,5 @@
-// Perplexity against the values that transformers gives, computed in float64, and the distances from a reference.
+// Perplexity against the values that transformers gives, computed in float64, and the distances from a reference. The
+// shared models are measured on a GPU too, where there is one.
 #include "models/perplexity.h"
 
 #include <gtest/gtest.h>
@@ -11,6 +12,7 @@
 #include "core/json.h"
 #include "cpu/open.h"
 #include "error_text.h"
+#include "gpu_or_skip.h"
 #include "models/dataset.h"
 #include "shared_data.h"
 
@@ -18,6 +20,23 @@ namespace cbq {
 namespace {
 
 const auto kContext = cpu::open();
+
+// A device with the type it computes in, and how far perplexity may be from the golden one.
+struct Place {
+  Device device;
+  Precision precision;
+  double tolerance;
+  const char* name;
+};
+const Place kPlaces[] = {{Device::cpu, Precision::f32, 1e-4, "cpu"},
+                         {Device::cuda, Precision::f32, 1e-4, "gpu_f32"},
+                         {Device::cuda, Precision::bf16, 1e-3, "gpu_bf16"}};
+
+Context& context_of(Device device) {
+  if (device == Device::cpu) return *kContext;
+  static const auto gpu = cuda::open();
+  return *gpu;
+}
 
 template <class T>
 std::vector<T> read(const SafetensorsFile& file, const std::string& name) {
@@ -79,9 +98,8 @@ void expect_golden_loss(const std::filesystem::path& folder, const std::filesyst
   EXPECT_EQ(last_total, model.config().layers * std::ssize(golden.windows));
 }
 
-// "llama-24m" as the name of a test.
-std::string test_name(const testing::TestParamInfo<const char*>& model) {
-  std::string name = model.param;
+// "llama-24m" as a part of the name of a test.
+std::string test_name(std::string name) {
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 }
@@ -93,7 +111,8 @@ TEST_P(TinyPerplexity, IsThatOfTheGoldenLogits) {
   expect_golden_loss(folder, folder / "golden.safetensors");
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, TinyPerplexity, testing::Values("llama3", "mistral", "qwen2", "opt-350m"), test_name);
+INSTANTIATE_TEST_SUITE_P(Golden, TinyPerplexity, testing::Values("llama3", "mistral", "qwen2", "opt-350m"),
+                         [](const auto& model) { return test_name(model.param); });
 
 class SharedPerplexity : public testing::TestWithParam<const char*> {};
 
@@ -103,13 +122,23 @@ TEST_P(SharedPerplexity, IsThatOfTheGoldenLogits) {
   expect_golden_loss(shared_data() / "models" / name, shared_data() / "golden" / (name + ".golden.safetensors"));
 }
 
-// Whole texts; the 24m models take minutes each.
-TEST_P(SharedPerplexity, OfWholeTextsIsThatOfTransformers) {
+constexpr const char* kSharedModels[] = {"llama-24m", "opt-24m", "stories-260k"};
+INSTANTIATE_TEST_SUITE_P(Golden, SharedPerplexity, testing::ValuesIn(kSharedModels),
+                         [](const auto& model) { return test_name(model.param); });
+
+class WholeTexts : public testing::TestWithParam<std::tuple<const char*, Place>> {};
+
+// The 24m models take minutes each on a CPU.
+TEST_P(WholeTexts, HaveThePerplexityOfTransformers) {
   CBQ_SKIP_WITHOUT_SHARED_DATA();
-  const std::string name = GetParam();
-  if (name != "stories-260k" && !all_golden()) GTEST_SKIP() << "takes minutes: set CBQ_GOLDEN=all";
+  const auto& [model_name, place] = GetParam();
+  const std::string name = model_name;
+  CBQ_SKIP_WITHOUT_GPU(place.device);
+  if (place.device == Device::cpu && name != "stories-260k" && !all_golden())
+    GTEST_SKIP() << "takes minutes: set CBQ_GOLDEN=all";
   const auto golden = parse_json_file(shared_data() / "golden" / (name + ".golden.json")).at("ppl");
-  const Model model(*kContext, shared_data() / "models" / name);
+  Context& ctx = context_of(place.device);
+  const Model model(ctx, shared_data() / "models" / name, compute_dtype(place.precision, place.device));
   const auto tokenizer = Tokenizer::open(model.folder());
   for (const auto& [text, expected] : golden.items()) {
     const auto file = shared_data() / "data" / text;
@@ -120,15 +149,21 @@ TEST_P(SharedPerplexity, OfWholeTextsIsThatOfTransformers) {
       if (!expected.contains("ppl_" + key)) continue;
       const auto windows = eval_windows(stream, seqlen, 0, file);
       ASSERT_EQ(std::ssize(windows), expected.at("windows_" + key).get<std::int64_t>());
-      const double found = evaluate(*kContext, model, windows).perplexity;
+      const double found = evaluate(ctx, model, windows).perplexity;
       const double wanted = expected.at("ppl_" + key).get<double>();
-      std::printf("%s, %s, %s: %.6f, expected %.6f\n", name.c_str(), text.c_str(), key.c_str(), found, wanted);
-      EXPECT_TRUE(std::abs(found / wanted - 1) <= 1e-4) << text << " " << key << ": " << found << ", " << wanted;
+      std::printf("%s, %s, %s, %s: %.6f, expected %.6f\n", name.c_str(), text.c_str(), key.c_str(), place.name, found,
+                  wanted);
+      EXPECT_TRUE(std::abs(found / wanted - 1) <= place.tolerance)
+          << text << " " << key << ": " << found << ", " << wanted;
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, SharedPerplexity, testing::Values("llama-24m", "opt-24m", "stories-260k"), test_name);
+INSTANTIATE_TEST_SUITE_P(Golden, WholeTexts,
+                         testing::Combine(testing::ValuesIn(kSharedModels), testing::ValuesIn(kPlaces)),
+                         [](const auto& test) {
+                           return test_name(std::get<0>(test.param)) + "_" + std::get<1>(test.param).name;
+                         });
 
 TEST(Measure, DistancesFromAReferenceAreThoseOfTheLogits) {
   const std::filesystem::path models = "tests/data/models";

@@ -1,5 +1,5 @@
 // `cbq run` end to end on examples/tiny-llama: what it writes, what memory it takes, that it repeats, and that it
-// survives being killed.
+// survives being killed; the last three on a GPU too, where there is one.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -12,6 +12,7 @@
 #include "core/rng.h"
 #include "cpu/open.h"
 #include "models/model.h"
+#include "tests/gpu_or_skip.h"
 #include "tests/program.h"
 #include "tests/temp_folder.h"
 
@@ -36,6 +37,7 @@ class Run : public testing::Test {
                 {"wbits", 3},
                 {"eval", {{"data", {example / "eval.jsonl"}}, {"seqlen", 32}, {"windows", 8}}}};
     write_file(folder_ / "config.json", config.dump(1));
+    config["device"] = device_ == Device::cuda ? "cuda" : "cpu";
     std::vector<std::string> words{"run", folder_ / "config.json", "--json", "--set", "threads=1"};
     for (std::string& setting : settings) words.insert(words.end(), {"--set", setting});
     return words;
@@ -61,7 +63,18 @@ class Run : public testing::Test {
     return files;
   }
   TempFolder folder_;
+  Device device_ = Device::cpu;
 };
+
+class RunOn : public Run, public testing::WithParamInterface<Device> {
+ protected:
+  void SetUp() override {
+    CBQ_SKIP_WITHOUT_GPU(GetParam());
+    device_ = GetParam();
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Devices, RunOn, testing::Values(Device::cpu, Device::cuda),
+                         [](const auto& device) { return device.param == Device::cpu ? "cpu" : "gpu"; });
 
 TEST_F(Run, WritesWhatItPrints) {
   const Json report = run(
@@ -92,7 +105,7 @@ TEST_F(Run, PackedAndDenseHoldTheSameWeights) {
   }
 }
 
-TEST_F(Run, TwoRunsWithOneSeedGiveEqualBytes) {
+TEST_P(RunOn, TwoRunsWithOneSeedGiveEqualBytes) {
   run("a");
   run("b");
   run("c", {"seed=1"});
@@ -100,7 +113,7 @@ TEST_F(Run, TwoRunsWithOneSeedGiveEqualBytes) {
   EXPECT_NE(results("a"), results("c"));
 }
 
-TEST_F(Run, EveryMethodAndKindRunsThrough) {
+TEST_P(RunOn, EveryMethodAndKindRunsThrough) {
   const std::vector<std::vector<std::string>> variants{
       {"method=rtn"},
       {"method=rtn", "cfp=paper", "abits=4"},
@@ -127,7 +140,7 @@ TEST_F(Run, EveryMethodAndKindRunsThrough) {
   }
 }
 
-TEST_F(Run, AKilledRunGoesOnToTheSameBytes) {
+TEST_P(RunOn, AKilledRunGoesOnToTheSameBytes) {
   const std::vector<std::string> settings{"nsamples=24", "epochs=2", "homologous=true",
                                           "cfp=paper",   "abits=8",  "rounding=lora"};
   const auto start = std::chrono::steady_clock::now();

@@ -36,7 +36,7 @@ TEST_F(StoreFaults, DamagedFilesSayWhatToDelete) {
                                    {"\\\"bits\\\":3", "\\\"bits\\\":4"},
                                    {"group_size\\\":4", "group_size\\\":0"},
                                    {"linears", "linearx"},
-                                   {"\\\"f16\\\"", "\\\"f99\\\""},
+                                   {"kv_cache", "kv_cachf"},
                                    {"q.scale", "q.scalf"}}) {
       std::string changed = block;
       ASSERT_NE(changed.find(from), std::string::npos) << from;

@@ -128,7 +128,6 @@ inline HardBlock random_hard_block(Context& ctx, Rng& rng, const ModelConfig& co
     const Shape shape = weight_shape(config, role);
     if (spec[i].weight.quantised()) {
       block.hard[i] = random_hard_weight(ctx, rng, shape, spec[i].weight, config.dtype, compute);
-      block.weights[role].weight = dequantise(ctx, *block.hard[i], config.dtype, compute);
     } else {
       block.weights[role].weight = normal_tensor(ctx, rng, shape, config.dtype, compute);
     }
@@ -177,7 +176,7 @@ inline bool same_block(Context& ctx, const HardBlock& a, const HardBlock& b) {
   for (std::size_t i = 0; i < kLinearRoles; ++i) {
     if (a.hard[i].has_value() != b.hard[i].has_value()) return false;
     const WeightSpec &u = a.spec[i].weight, &v = b.spec[i].weight;
-    if (a.weights.linears[i].weight.value &&
+    if ((a.hard[i] || a.weights.linears[i].weight.value) &&
         (u.bits != v.bits || u.group_size != v.group_size || u.symmetry != v.symmetry ||
          a.spec[i].activation.bits != b.spec[i].activation.bits ||
          a.spec[i].activation.symmetry != b.spec[i].activation.symmetry))
