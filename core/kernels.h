@@ -127,9 +127,9 @@ struct Kernels {
   // definite.
   void (*cholesky_of_inverse)(Context&, View u, View h);
   // Column by column in the given order: q_j = nearest code of w_j, and the error (w_j - w_hat_j) / u_jj is taken from
-  // the columns still to come along u_j. u belongs to h with rows and columns in that order. w (out,in) is not changed.
-  void (*gptq_codes)(Context&, View codes /*(out,in) u8*/, View w, const WeightGrid& grid, View u,
-                     View order /*(in) i32*/);
+  // the columns still to come along u_j. u belongs to h with rows and columns in that order. compensated (out,in) is
+  // each w_j as it was rounded, in the dtype of w: its nearest codes are GPTQ's. w (out,in) is not changed.
+  void (*gptq_weights)(Context&, View compensated, View w, const WeightGrid& grid, View u, View order /*(in) i32*/);
 
   // ---- losses
   void (*mse_forward)(Context&, View loss /*(1)*/, View a, View b);  // mean((a - b)^2)

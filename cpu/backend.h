@@ -62,7 +62,7 @@ Fn<decltype(Kernels::start_grid)> start_grid;
 Fn<decltype(Kernels::clip_grid_forward)> clip_grid_forward;
 Fn<decltype(Kernels::clip_grid_backward)> clip_grid_backward;
 Fn<decltype(Kernels::cholesky_of_inverse)> cholesky_of_inverse;
-Fn<decltype(Kernels::gptq_codes)> gptq_codes;
+Fn<decltype(Kernels::gptq_weights)> gptq_weights;
 Fn<decltype(Kernels::mse_forward)> mse_forward;
 Fn<decltype(Kernels::mse_backward)> mse_backward;
 Fn<decltype(Kernels::kl_forward)> kl_forward;

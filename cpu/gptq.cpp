@@ -1,6 +1,6 @@
 // GPTQ (Frantar et al. 2022, 2210.17323, algorithm 1): codes chosen column by column, each column's rounding error made
 // up for by the columns still to come, so that the error in the layer's output, (w - w_hat) h (w - w_hat)^T, stays
-// small.
+// small. What is kept is w_j as it was rounded, from which the codes follow.
 //
 //   u upper triangular, inverse(h) = u^T u
 //   for j in order: q_j = clip(round(w_j / s) + z), e = (w_j - w_hat_j) / u_jj, w_k -= e u_jk for all k > j
@@ -55,14 +55,14 @@ void cholesky_of_inverse(Rows<T> u, Rows<const T> h) {
 
 template <class T>
 struct Problem {
-  Rows<std::uint8_t> codes;
+  Rows<T> compensated;
   Rows<const T> w, scale, zero, u;
   const std::int32_t* order;
   T last;
   std::int64_t group;
 };
 
-// Codes of columns [begin, end) of the order in row r. `left` is the row in that order, less what earlier blocks took;
+// Rounds columns [begin, end) of the order in row r. `left` is the row in that order, less what earlier blocks took;
 // the scaled errors go to `error`.
 template <class T>
 void quantise_block(const Problem<T>& p, std::int64_t r, std::int64_t begin, std::int64_t end, double* left,
@@ -70,8 +70,8 @@ void quantise_block(const Problem<T>& p, std::int64_t r, std::int64_t begin, std
   for (std::int64_t j = begin; j < end; ++j) {
     const std::int64_t c = p.order[j], g = c / p.group;
     const T s = p.scale(r, g), z = p.zero(r, g);
-    const T v = std::nearbyint(T(left[j]) / s) + z, q = v > 0 ? (v < p.last ? v : p.last) : T(0);
-    p.codes(r, c) = std::uint8_t(q);
+    const T w = T(left[j]), v = std::nearbyint(w / s) + z, q = v > 0 ? (v < p.last ? v : p.last) : T(0);
+    p.compensated(r, c) = w;
     const double e = (left[j] - double(s) * double(q - z)) / double(p.u(j, j));
     error[j - begin] = e;
     const T* u = p.u.row(j);
@@ -122,12 +122,12 @@ void cholesky_of_inverse(Context&, View u, View h) {
   dispatch_float(h.dtype, "cholesky_of_inverse", [&]<class T>() { cholesky_of_inverse(rows<T>(u), rows<const T>(h)); });
 }
 
-void gptq_codes(Context&, View codes, View w, const WeightGrid& grid, View u, View order) {
-  dispatch_float(w.dtype, "gptq_codes", [&]<class T>() {
+void gptq_weights(Context&, View compensated, View w, const WeightGrid& grid, View u, View order) {
+  dispatch_float(w.dtype, "gptq_weights", [&]<class T>() {
     const Rows<const T> scale = rows<const T>(grid.scale);
-    const Problem<T> p{rows<std::uint8_t>(codes), rows<const T>(w),     scale,
-                       rows<const T>(grid.zero),  rows<const T>(u),     elements<const std::int32_t>(order),
-                       T((1 << grid.bits) - 1),   w.cols() / scale.cols};
+    const Problem<T> p{rows<T>(compensated),     rows<const T>(w),     scale,
+                       rows<const T>(grid.zero), rows<const T>(u),     elements<const std::int32_t>(order),
+                       T((1 << grid.bits) - 1),  w.cols() / scale.cols};
     parallel_for((p.w.rows + kRowsTogether - 1) / kRowsTogether, p.w.rows * p.w.cols, [&](std::int64_t i) {
       quantise_rows(p, i * kRowsTogether, std::min(kRowsTogether, p.w.rows - i * kRowsTogether));
     });

@@ -1,6 +1,6 @@
 // GPTQ (Frantar et al. 2022, 2210.17323, algorithm 1): codes chosen column by column, each column's rounding error made
 // up for by the columns still to come, so that the error in the layer's output, (w - w_hat) h (w - w_hat)^T, stays
-// small.
+// small. What is kept is w_j as it was rounded, from which the codes follow.
 //
 //   for j in order: q_j = clip(round(w_j / s) + z), e = (w_j - w_hat_j) / u_jj, w_k -= e u_jk for all k > j
 //
@@ -21,8 +21,9 @@ constexpr int kBlock = 128;                // columns
 constexpr std::int64_t kPanelRows = 2048;  // a multiple of kTile
 constexpr int kRowsPerBlock = 4;           // warps of quantise_kernel's blocks
 
+template <class T>
 struct Problem {
-  Rows<std::uint8_t> codes;
+  Rows<T> compensated;
   Rows<const float> scale, zero, u;
   const std::int32_t* order;
   float last;
@@ -47,17 +48,19 @@ __global__ void gather_kernel(Panel panel, Rows<const T> w, const std::int32_t* 
   }
 }
 
-// Codes of columns [begin, end) of the order, one warp a row; lane l holds columns begin + l, + 32, + 64 and + 96. Each
+// Rounds columns [begin, end) of the order, one warp a row; lane l holds columns begin + l, + 32, + 64 and + 96. Each
 // step is a chain (a division in float, one in double, an FMA), which the other warps of the multiprocessor hide; u
 // comes from the first cache level, where the rows of a block share it.
+template <class T>
 __global__ void __launch_bounds__(32 * kRowsPerBlock)
-    quantise_kernel(Problem p, Panel panel, std::int64_t begin, std::int64_t end) {
+    quantise_kernel(Problem<T> p, Panel panel, std::int64_t begin, std::int64_t end) {
   constexpr int kSlots = kBlock / 32;
   const int lane = threadIdx.x % 32;
   const std::int64_t i = blockIdx.x * std::int64_t(kRowsPerBlock) + threadIdx.x / 32, r = panel.first + i;
-  if (r >= p.codes.rows) return;  // a whole warp
+  if (r >= p.compensated.rows) return;  // a whole warp
   double left[kSlots], error[kSlots];
-  float scale[kSlots], zero[kSlots], diagonal[kSlots], code[kSlots];
+  float scale[kSlots], zero[kSlots], diagonal[kSlots];
+  T rounded[kSlots];
 #pragma unroll
   for (int m = 0; m < kSlots; ++m) {
     const std::int64_t j = begin + 32 * m + lane;
@@ -67,7 +70,8 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock)
     scale[m] = p.scale.data[r * p.scale.stride + g];
     zero[m] = p.zero.data[r * p.zero.stride + g];
     diagonal[m] = exists ? p.u.data[j * p.u.stride + j] : 1;
-    error[m] = code[m] = 0;
+    error[m] = 0;
+    rounded[m] = from_float<T>(0);
   }
 #pragma unroll
   for (int m = 0; m < kSlots; ++m) {
@@ -75,9 +79,10 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock)
       const std::int64_t j = begin + 32 * m + owner;
       const float s = __shfl_sync(kFullWarp, scale[m], owner), z = __shfl_sync(kFullWarp, zero[m], owner);
       const double x = __shfl_sync(kFullWarp, left[m], owner);
-      const float v = rintf(float(x) / s) + z, q = v > 0 ? (v < p.last ? v : p.last) : 0.f;
+      const T w = from_float<T>(float(x));
+      const float v = rintf(to_float(w) / s) + z, q = v > 0 ? (v < p.last ? v : p.last) : 0.f;
       const double e = (x - double(s) * double(q - z)) / double(__shfl_sync(kFullWarp, diagonal[m], owner));
-      if (lane == owner) error[m] = e, code[m] = q;
+      if (lane == owner) error[m] = e, rounded[m] = w;
 #pragma unroll
       for (int to = m; to < kSlots; ++to) {
         const std::int64_t k = begin + 32 * to + lane;
@@ -88,7 +93,7 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock)
 #pragma unroll
   for (int m = 0; m < kSlots; ++m) {
     const std::int64_t j = begin + 32 * m + lane;
-    if (j < end) p.codes.data[r * p.codes.stride + p.order[j]] = std::uint8_t(code[m]);
+    if (j < end) p.compensated.data[r * p.compensated.stride + p.order[j]] = rounded[m];
     panel.error[(32 * m + lane) * panel.rows + i] = error[m];
   }
 }
@@ -109,12 +114,12 @@ std::int64_t up_to_tile(std::int64_t n) {
 }
 
 template <class T>
-void quantise_panel(Context& ctx, const Problem& p, const Panel& panel, Rows<const T> w) {
-  const char* const name = "gptq_codes";
+void quantise_panel(Context& ctx, const Problem<T>& p, const Panel& panel, Rows<const T> w) {
+  const char* const name = "gptq_weights";
   launch(name, ctx, shape_for(panel.rows * panel.stride), gather_kernel<T>, panel, w, p.order);
   for (std::int64_t begin = 0; begin < w.cols; begin += kBlock) {
     const std::int64_t end = std::min(w.cols, begin + kBlock);
-    launch(name, ctx, {unsigned(panel.rows / kRowsPerBlock), 32 * kRowsPerBlock}, quantise_kernel, p, panel, begin,
+    launch(name, ctx, {unsigned(panel.rows / kRowsPerBlock), 32 * kRowsPerBlock}, quantise_kernel<T>, p, panel, begin,
            end);
     if (end == w.cols) return;
     launch(name, ctx, {dim3(unsigned((panel.stride - end) / kTile), unsigned(panel.rows / kTile)), kTileThreads},
@@ -124,18 +129,18 @@ void quantise_panel(Context& ctx, const Problem& p, const Panel& panel, Rows<con
 
 }  // namespace
 
-void gptq_codes(Context& ctx, View codes, View w, const WeightGrid& grid, View u, View order) {
+void gptq_weights(Context& ctx, View compensated, View w, const WeightGrid& grid, View u, View order) {
   if (w.count() == 0) return;
   for (const View& x : {grid.scale, grid.zero, u})
-    require(x.dtype == DType::f32, "gptq_codes: the grid and u are f32, got ", x.dtype);
-  const Problem p{rows<std::uint8_t>(codes),   rows<const float>(grid.scale),       rows<const float>(grid.zero),
-                  rows<const float>(u),        elements<const std::int32_t>(order), float((1 << grid.bits) - 1),
-                  w.cols() / grid.scale.cols()};
+    require(x.dtype == DType::f32, "gptq_weights: the grid and u are f32, got ", x.dtype);
   const std::int64_t count = up_to_tile(std::min(w.rows(), kPanelRows)), stride = up_to_tile(w.cols());
   const Storage left(ctx.allocator, count * stride * std::int64_t(sizeof(double))),
       error(ctx.allocator, count * kBlock * std::int64_t(sizeof(double)));
   Panel panel{static_cast<double*>(left.data()), static_cast<double*>(error.data()), 0, count, stride};
-  dispatch_value(w.dtype, "gptq_codes", [&]<class T>() {
+  dispatch_value(w.dtype, "gptq_weights", [&]<class T>() {
+    const Problem<T> p{rows<T>(compensated),        rows<const float>(grid.scale),       rows<const float>(grid.zero),
+                       rows<const float>(u),        elements<const std::int32_t>(order), float((1 << grid.bits) - 1),
+                       w.cols() / grid.scale.cols()};
     for (; panel.first < w.rows(); panel.first += panel.rows) quantise_panel(ctx, p, panel, rows<const T>(w));
   });
 }

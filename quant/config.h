@@ -47,6 +47,7 @@ struct RunConfig {
 
   // cross-block reconstruction
   RoundingKind rounding = RoundingKind::lora_ste;
+  RoundingStart rounding_start = RoundingStart::nearest;
   std::int64_t rank = 5, window = 2, overlap = 1, epochs = 3, batch_size = 1, heldout = 4;
   WindowSchedule window_schedule = WindowSchedule::fixed;
   double lr = 0;        // of the rounding parameters; 0 takes the kind's own default

@@ -148,6 +148,7 @@ std::vector<ConfigKey> make_keys() {
                                          {"dense", RoundingKind::dense},
                                          {"sign", RoundingKind::sign},
                                          {"weights", RoundingKind::weights}}};
+  const Choices<RoundingStart> rounding_starts{{{"nearest", RoundingStart::nearest}, {"gptq", RoundingStart::gptq}}};
   const Choices<WindowSchedule> windows{{{"fixed", WindowSchedule::fixed}, {"grow", WindowSchedule::grow}}};
   const Choices<CfpPreset> presets{
       {{"off", CfpPreset::off}, {"paper", CfpPreset::paper}, {"msmodelslim", CfpPreset::msmodelslim}}};
@@ -175,6 +176,7 @@ std::vector<ConfigKey> make_keys() {
       choice("start", &C::start, starts, "start of the weight grid: least squared error, or the whole range"),
       overrides_key(),
       choice("rounding", &C::rounding, roundings, "what is learned of the rounding"),
+      choice("rounding_start", &C::rounding_start, rounding_starts, "what it starts from; gptq: from GPTQ's integers"),
       plain("rank", &C::rank, IntegerRange{1, 4096}, "of the rounding matrices of lora and lora_ste"),
       plain("window", &C::window, IntegerRange{1, 1024}, "blocks learned together"),
       plain("overlap", &C::overlap, IntegerRange{0, 1023}, "blocks a window shares with the one before; below window"),

@@ -31,7 +31,7 @@ struct WindowData {
 
 struct WindowProgress {
   std::int64_t step, steps;
-  double loss;  // mean over the last steps, relative to round-to-nearest's at the start of the window
+  double loss;  // mean over the last steps, relative to that of the hardened window at its start
 };
 struct WindowResult {
   std::int64_t steps = 0;

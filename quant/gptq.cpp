@@ -62,30 +62,44 @@ Tensor inverse_factor(Context& ctx, const std::vector<float>& h, const std::vect
   }
 }
 
-}  // namespace
-
-void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, const Stream& inputs, std::int64_t samples,
-                DType stored, const GptqOptions& options) {
-  const Tensor first = inputs.load(ctx, 0);
-  const DType dtype = first.dtype();
-  const Sequence sequence = make_sequence(ctx, config, 1, 0, first.rows(), dtype);
+void start_block(Context& ctx, const ModelConfig& config, QuantBlock& block, const Stream& inputs, std::int64_t samples,
+                 const Sequence& sequence, DType stored, const GptqOptions& options) {
   block.use(nullptr, Hardness::hard);
   for (const Site site : {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out}) {
     const auto roles = linear_roles(config.family, site);
     if (std::none_of(roles.begin(), roles.end(), [&](LinearRole role) { return block.rounding(role) != nullptr; }))
       continue;
+    const DType grid_dtype = statistics_dtype(block.weights()[roles[0]].weight.value.dtype());
     const std::vector<float> h = to_host<float>(ctx, hessian(ctx, config, block, site, inputs, samples, sequence));
     const std::vector<std::int32_t> order = column_order(h, weight_shape(config, roles[0])[1], options);
-    const Tensor u = inverse_factor(ctx, h, order, statistics_dtype(dtype), options);
+    const Tensor u = inverse_factor(ctx, h, order, grid_dtype, options);
     const Tensor device_order = from_host<std::int32_t>(ctx, {std::int64_t(order.size())}, DType::i32, order);
     for (const LinearRole role : roles) {
       const WeightRounding* rounding = block.rounding(role);
       if (!rounding) continue;
-      HardWeight hard = rounding->harden(ctx, stored);  // for its grid
-      ctx.kernels->gptq_codes(ctx, hard.codes, block.weights()[role].weight.value,
-                              {hard.scale, hard.zero, hard.spec.bits}, u, device_order);
-      block.fix(ctx, role, std::move(hard), stored);
+      const HardWeight hard = rounding->harden(ctx, stored);  // for its grid
+      const Tensor& w = block.weights()[role].weight.value;
+      Tensor compensated(ctx, w.shape(), w.dtype());
+      ctx.kernels->gptq_weights(ctx, compensated, w, {hard.scale, hard.zero, hard.spec.bits}, u, device_order);
+      block.start_from(ctx, role, std::move(compensated));
     }
+  }
+}
+
+}  // namespace
+
+void start_from_gptq(Context& ctx, const ModelConfig& config, std::span<QuantBlock* const> window, std::size_t first,
+                     const Stream& inputs, std::int64_t samples, DType stored, const GptqOptions& options) {
+  if (first >= window.size()) return;
+  const Tensor x = inputs.load(ctx, 0);
+  const Sequence sequence = make_sequence(ctx, config, 1, 0, x.rows(), x.dtype());
+  Stream passed;  // the inputs behind the blocks so far
+  for (std::size_t i = 0; i < window.size(); ++i) {
+    if (i >= first) start_block(ctx, config, *window[i], i == 0 ? inputs : passed, samples, sequence, stored, options);
+    if (i + 1 == window.size()) return;
+    if (i == 0) passed = inputs.copy(ctx);
+    window[i]->use(nullptr, Hardness::hard);
+    advance(ctx, config, *window[i], sequence, passed);
   }
 }
 

@@ -1,5 +1,8 @@
-// GPTQ (arXiv 2210.17323), the baseline that reconstructs one layer at a time in closed form.
+// GPTQ (arXiv 2210.17323), which reconstructs one layer at a time in closed form: a baseline, and a start for what is
+// learned.
 #pragma once
+
+#include <span>
 
 #include "quant/quant_block.h"
 #include "quant/streams.h"
@@ -12,9 +15,11 @@ struct GptqOptions {
       0.01;  // added to the diagonal, as a share of its mean; raised tenfold while H is not positive definite
 };
 
-// Fixes the integers of all layers of the block, site by site in the order of execution, each site's Hessian 2/n sum x
-// x^T taken from inputs that passed the sites quantised before it. `inputs` are the quantised stream's samples (T, C).
-void gptq_block(Context& ctx, const ModelConfig& config, QuantBlock& block, const Stream& inputs, std::int64_t samples,
-                DType stored, const GptqOptions& options);
+// Blocks `first` and later of a window start from GPTQ, each on what the blocks before it make of `inputs`, the
+// quantised stream before the window, as they stand, hardened: every weight is replaced by the one that GPTQ rounds to
+// nearest, on the grid that the block hardens to in `stored`. Site by site in the order of execution, each site's
+// Hessian 2/n sum x x^T is taken from the first `samples` inputs, passed through the sites quantised before it.
+void start_from_gptq(Context& ctx, const ModelConfig& config, std::span<QuantBlock* const> window, std::size_t first,
+                     const Stream& inputs, std::int64_t samples, DType stored, const GptqOptions& options);
 
 }  // namespace cbq

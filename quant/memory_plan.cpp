@@ -93,7 +93,9 @@ MemoryPlan plan_with(const RunConfig& run, const std::vector<BlockSpec>& specs, 
   std::vector<QuantBlock*> window;
   Rng rng(0);
   for (std::int64_t i = 0; i < count; ++i) {
-    blocks.push_back(std::make_unique<QuantBlock>(ctx, shape, weights[std::size_t(i)], specs[begin + std::size_t(i)],
+    // The homologous branch keeps the weights of full precision, which a start from GPTQ replaces.
+    BlockWeights own = run.homologous ? weights[std::size_t(i)] : std::move(weights[std::size_t(i)]);
+    blocks.push_back(std::make_unique<QuantBlock>(ctx, shape, std::move(own), specs[begin + std::size_t(i)],
                                                   ActivationSpec{run.kv_bits, Symmetry::asymmetric},
                                                   rounding_options(run), rng));
     window.push_back(blocks.back().get());
@@ -101,6 +103,8 @@ MemoryPlan plan_with(const RunConfig& run, const std::vector<BlockSpec>& specs, 
   items.add_new("learned parameters and grids");
 
   const Sequence sequence = make_sequence(ctx, shape, 1, 0, run.seqlen, model.compute());
+  if (rounding_options(run).rounding_start == RoundingStart::gptq)
+    start_from_gptq(ctx, shape, window, 0, quantised, 1, shape.dtype, {run.act_order, run.damping});
   if (run.method == Method::cbq) {
     RunConfig short_run = run;
     short_run.epochs = kPasses;
@@ -108,8 +112,6 @@ MemoryPlan plan_with(const RunConfig& run, const std::vector<BlockSpec>& specs, 
     optimise_window(ctx, shape, short_run, {0, count, count}, window, sequence,
                     {quantised, full, homologous, short_run.batch_size}, 1, {}, [](const WindowProgress&) {});
     items.add("scratch of the largest weight gradient", backward_scratch(run, shape, specs[begin]));
-  } else if (run.method == Method::gptq) {
-    gptq_block(ctx, shape, *blocks[0], quantised, 1, shape.dtype, {run.act_order, run.damping});
   }
   window[0]->moved_share(ctx);
   const HardBlock done = window[0]->harden(ctx, shape.dtype);

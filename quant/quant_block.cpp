@@ -9,6 +9,8 @@ void add_prefixed(std::map<std::string, Tensor>& all, const std::string& prefix,
   for (const auto& [name, tensor] : part) all[prefix + name] = tensor;
 }
 
+const std::string kStart = "start";  // of a layer's state: the weight that GPTQ rounds
+
 std::string site_prefix(int site) {
   return "site" + std::to_string(site) + ".";
 }
@@ -48,7 +50,8 @@ QuantBlock::QuantBlock(Context& ctx, const ModelConfig& config, BlockWeights wei
       weights_(std::move(weights)),
       spec_(spec),
       kv_cache_(kv_cache),
-      activation_steps_(options.activation_steps) {
+      activation_steps_(options.activation_steps),
+      rounding_start_(options.rounding_start) {
   for (const LinearRole role : linear_roles(config_.family)) {
     const LinearSpec& linear = spec_[std::size_t(role)];
     const Tensor& w = weights_[role].weight.value;
@@ -80,16 +83,15 @@ std::vector<Var> QuantBlock::linears(Context& ctx, Site site, const Var& x) {
 
 Var QuantBlock::weight(Context& ctx, LinearRole role) const {
   const auto i = std::size_t(role);
-  if (fixed_[i]) return fixed_[i]->w_hat;
   if (!roundings_[i]) return weights_[role].weight;
   // The weights that `weights` learns are in f32, whatever the block computes in.
   return ops::cast(ctx, ops::quantise_weight(ctx, roundings_[i]->vars(ctx, tape_, hardness_)),
                    weights_[role].weight.value.dtype());
 }
 
-void QuantBlock::fix(Context& ctx, LinearRole role, HardWeight hard, DType stored) {
-  Tensor w_hat = dequantise(ctx, hard, stored, weights_[role].weight.value.dtype());
-  fixed_[std::size_t(role)] = Fixed{std::move(hard), std::move(w_hat)};
+void QuantBlock::start_from(Context& ctx, LinearRole role, Tensor w) {
+  weights_[role].weight = Var(w);
+  roundings_[std::size_t(role)]->start_from(ctx, std::move(w));
 }
 
 Var QuantBlock::cached(Context& ctx, const Var& kv) {
@@ -118,7 +120,7 @@ HardBlock QuantBlock::harden(Context& ctx, DType stored) const {
       w = round_to(ctx, w.value, stored);
       continue;
     }
-    hard.hard[i] = fixed_[i] ? fixed_[i]->hard : roundings_[i]->harden(ctx, stored);
+    hard.hard[i] = roundings_[i]->harden(ctx, stored);
     hard.weights[role].weight = Var();
   }
   for (int site = 0; site < kSites; ++site)
@@ -154,18 +156,32 @@ std::vector<Parameter*> QuantBlock::activation_parameters() {
 std::map<std::string, Tensor> QuantBlock::state() {
   std::map<std::string, Tensor> all;
   for (const LinearRole role : linear_roles(config_.family))
-    if (auto& rounding = roundings_[std::size_t(role)])
+    if (auto& rounding = roundings_[std::size_t(role)]) {
       add_prefixed(all, role_prefix(config_, role), rounding->state());
+      // GPTQ's weights depend on the blocks before this one as they were then, which no file keeps.
+      if (rounding_start_ == RoundingStart::gptq)
+        all[role_prefix(config_, role) + kStart] = weights_[role].weight.value;
+    }
   for (int site = 0; site < kSites; ++site)
     if (const Parameter& factor = factors_[std::size_t(site)]; factor.value)
       all[site_prefix(site) + factor.name] = factor.value;
   return all;
 }
 
-void QuantBlock::restore(const std::map<std::string, Tensor>& state) {
-  for (const LinearRole role : linear_roles(config_.family))
-    if (auto& rounding = roundings_[std::size_t(role)])
-      rounding->restore(with_prefix(state, role_prefix(config_, role)));
+void QuantBlock::restore(Context& ctx, const std::map<std::string, Tensor>& state) {
+  for (const LinearRole role : linear_roles(config_.family)) {
+    auto& rounding = roundings_[std::size_t(role)];
+    if (!rounding) continue;
+    const auto saved = with_prefix(state, role_prefix(config_, role));
+    if (rounding_start_ == RoundingStart::gptq) {
+      const Shape& shape = weights_[role].weight.value.shape();
+      const auto start = saved.find(kStart);
+      require(start != saved.end() && start->second.shape() == shape, "resume: the saved state has no start of ",
+              short_name(config_, role), " of shape ", shape);
+      start_from(ctx, role, start->second);
+    }
+    rounding->restore(saved);
+  }
   for (int site = 0; site < kSites; ++site)
     if (Parameter& factor = factors_[std::size_t(site)]; factor.value) {
       const auto saved = state.find(site_prefix(site) + factor.name);

@@ -51,11 +51,11 @@ class QuantBlock final : public BlockLayers {
   std::vector<Parameter*> activation_parameters();  // one factor per site with quantised activations
 
   std::map<std::string, Tensor> state();
-  void restore(const std::map<std::string, Tensor>& state);
+  void restore(Context& ctx, const std::map<std::string, Tensor>& state);
   double moved_share(Context& ctx) const;
 
-  // Replaces the rounding of a layer by given integers, from now on (GPTQ).
-  void fix(Context& ctx, LinearRole role, HardWeight hard, DType stored);
+  // WeightRounding::start_from of a layer, whose own weight is let go.
+  void start_from(Context& ctx, LinearRole role, Tensor w);
   // Called with what the layers of each site read, activation quantiser included.
   std::function<void(Site, const Tensor& x)> observer;
   const WeightRounding* rounding(LinearRole role) const {
@@ -73,12 +73,8 @@ class QuantBlock final : public BlockLayers {
   BlockSpec spec_;
   ActivationSpec kv_cache_;
   StepSizes activation_steps_;
+  RoundingStart rounding_start_;
   std::array<std::optional<WeightRounding>, kLinearRoles> roundings_;
-  struct Fixed {
-    HardWeight hard;
-    Tensor w_hat;
-  };
-  std::array<std::optional<Fixed>, kLinearRoles> fixed_;
   std::array<Parameter, kSites> factors_;
   Tape* tape_ = nullptr;
   Hardness hardness_ = Hardness::soft;

@@ -42,8 +42,14 @@ std::vector<Window> plan_windows(const RunConfig& config, std::int64_t layers) {
 
 RoundingOptions rounding_options(const RunConfig& config) {
   const auto steps = [](bool learned) { return learned ? StepSizes::learned : StepSizes::fixed; };
-  return {config.method == Method::cbq ? config.rounding : RoundingKind::nearest, config.start, config.rank,
-          steps(config.learn_scale), steps(config.learn_activation)};
+  const bool learns = config.method == Method::cbq;
+  const RoundingStart fixed = config.method == Method::gptq ? RoundingStart::gptq : RoundingStart::nearest;
+  return {learns ? config.rounding : RoundingKind::nearest,
+          config.start,
+          learns ? config.rounding_start : fixed,
+          config.rank,
+          steps(config.learn_scale),
+          steps(config.learn_activation)};
 }
 
 bool needs_calibration(const RunConfig& config) {
@@ -140,7 +146,7 @@ void Reconstruction::restore_active(const Window& before) {
     const auto saved = with_prefix(state, layer_prefix(layer));
     Active active =
         make_active(layer, model_.block_weights(layer), CfpPlan::from_state(ctx_, with_prefix(saved, "cfp.")));
-    active.student->restore(with_prefix(saved, "student."));
+    active.student->restore(ctx_, with_prefix(saved, "student."));
     if (config_.homologous) active.teacher = model_.block(layer);
     active_.emplace(layer, std::move(active));
   }
@@ -155,17 +161,16 @@ std::map<std::string, Tensor> Reconstruction::active_state() {
   return all;
 }
 
-WindowResult Reconstruction::solve(const Window& window, double lr_factor, std::stop_token stop) {
+WindowResult Reconstruction::solve(std::size_t index, double lr_factor, std::stop_token stop) {
   const ModelConfig& model = model_.config();
+  const Window& window = windows_[index];
   std::vector<QuantBlock*> blocks;
   for (std::int64_t layer = window.begin; layer < window.end; ++layer)
     blocks.push_back(active_.at(layer).student.get());
-  if (config_.method == Method::rtn) return {};
-  if (config_.method == Method::gptq) {
-    gptq_block(ctx_, model, *blocks[0], quantised_, config_.nsamples, model.dtype,
-               {config_.act_order, config_.damping});
-    return {};
-  }
+  if (rounding_options(config_).rounding_start == RoundingStart::gptq)
+    start_from_gptq(ctx_, model, blocks, std::size_t(first_new(index) - window.begin), quantised_, config_.nsamples,
+                    model.dtype, {config_.act_order, config_.damping});
+  if (config_.method != Method::cbq) return {};
   Stream homologous;
   if (config_.homologous) {
     homologous = quantised_.copy(ctx_);
@@ -185,7 +190,7 @@ WindowResult Reconstruction::solve(const Window& window, double lr_factor, std::
 WindowResult Reconstruction::solve_with_retry(std::size_t index, std::stop_token stop) {
   const Window& window = windows_[index];
   try {
-    return solve(window, 1, stop);
+    return solve(index, 1, stop);
   } catch (const NonFiniteLoss& first) {
     std::fprintf(log_,
                  "cbq: the loss of blocks %lld .. %lld was not finite at step %lld; once more from the last good state "
@@ -196,7 +201,7 @@ WindowResult Reconstruction::solve_with_retry(std::size_t index, std::stop_token
   // Blocks that entered with this window start anew; those that stayed come back from the store.
   std::map<std::int64_t, Active> entered;
   for (auto& [layer, active] : active_) {
-    if (index > 0 && layer < windows_[index - 1].end) continue;
+    if (layer < first_new(index)) continue;
     Active fresh = make_active(layer, model_.block_weights(layer), active.plan);
     fresh.teacher = std::move(active.teacher);
     entered.emplace(layer, std::move(fresh));
@@ -205,7 +210,7 @@ WindowResult Reconstruction::solve_with_retry(std::size_t index, std::stop_token
   if (index > 0) restore_active(windows_[index - 1]);
   active_.merge(entered);
   try {
-    return solve(window, kRetryRate, stop);
+    return solve(index, kRetryRate, stop);
   } catch (const NonFiniteLoss& second) {
     fail(ErrorKind::failure, "reconstruction: the loss of blocks ", window.begin, " .. ", window.end - 1,
          " was not finite, and again at step ", second.step,

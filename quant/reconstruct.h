@@ -15,7 +15,7 @@ namespace cbq {
 
 // The windows a config means: those of cross-block reconstruction, or one block at a time for rtn and gptq.
 std::vector<Window> plan_windows(const RunConfig& config, std::int64_t layers);
-// What a block learns of its rounding: nothing for rtn and gptq.
+// Where a block's rounding starts and what it learns of it: nothing for rtn and gptq.
 RoundingOptions rounding_options(const RunConfig& config);
 // Whether calibration samples pass through the model at all; round-to-nearest without activation preprocessing needs
 // none.
@@ -40,12 +40,14 @@ class Reconstruction {
     std::unique_ptr<DenseBlock> teacher;
   };
 
+  // First block that enters with a window.
+  std::int64_t first_new(std::size_t index) const { return index > 0 ? windows_[index - 1].end : 0; }
   void restart_streams(std::int64_t begin, std::int64_t front);
   void enter(std::int64_t layer);
   Active make_active(std::int64_t layer, BlockWeights weights, CfpPlan plan);
   void restore_active(const Window& before);
   std::map<std::string, Tensor> active_state();
-  WindowResult solve(const Window& window, double lr_factor, std::stop_token stop);
+  WindowResult solve(std::size_t index, double lr_factor, std::stop_token stop);
   WindowResult solve_with_retry(std::size_t index, std::stop_token stop);
   void leave(std::int64_t layer);
   nlohmann::json metrics_line(std::size_t index, const WindowResult& result, double seconds);

@@ -60,10 +60,15 @@ WeightRounding::WeightRounding(Context& ctx, Tensor w, const WeightSpec& spec, c
     }
     case RoundingKind::dense:
     case RoundingKind::sign: dense_ = Parameter("dense", full(ctx, w_.shape(), dtype, 0)); break;
-    case RoundingKind::weights:
-      weight_ = Parameter("weight", w_.dtype() == dtype ? copy(ctx, w_) : convert(ctx, w_, dtype));
-      break;
+    case RoundingKind::weights: start_from(ctx, w_); break;
   }
+}
+
+void WeightRounding::start_from(Context& ctx, Tensor w) {
+  w_ = std::move(w);
+  if (options_.kind != RoundingKind::weights) return;
+  const DType dtype = statistics_dtype(w_.dtype());
+  weight_ = Parameter("weight", w_.dtype() == dtype ? copy(ctx, w_) : convert(ctx, w_, dtype));
 }
 
 ops::Grid WeightRounding::grid(Context& ctx, Tape* tape) const {

@@ -30,6 +30,7 @@ enum class StepSizes { fixed, learned };
 struct RoundingOptions {
   RoundingKind kind = RoundingKind::nearest;
   Start start = Start::mse;
+  RoundingStart rounding_start = RoundingStart::nearest;
   std::int64_t rank = 5;                            // of lora and lora_ste
   StepSizes weight_steps = StepSizes::learned;      // of `sign`: its two clips
   StepSizes activation_steps = StepSizes::learned;  // factors on the dynamic range
@@ -49,6 +50,9 @@ class WeightRounding {
   // The integers as the current parameters give them, s rounded to `stored`.
   HardWeight harden(Context& ctx, DType stored) const;
 
+  // Rounds `w` from now on, on the grid found for the constructor's. Before anything is learned.
+  void start_from(Context& ctx, Tensor w);
+
   // Learned tensors by role; empty vectors for kinds without.
   std::vector<Parameter*> rounding_parameters();  // a1, a2; dense; sign's V; w'
   std::vector<Parameter*> scale_parameters();     // log step sizes, or the two clips of `sign`
@@ -57,7 +61,7 @@ class WeightRounding {
   std::map<std::string, Tensor> state();
   void restore(const std::map<std::string, Tensor>& state);
 
-  // Share of weights whose integer differs from round-to-nearest on the same grid.
+  // Share of weights whose integer differs from the one a zero offset gives on the same grid.
   double moved_share(Context& ctx) const;
 
  private:
@@ -67,7 +71,7 @@ class WeightRounding {
 
   WeightSpec spec_;
   RoundingOptions options_;
-  Tensor w_;               // (out, in); all that is learned is in f32 beside it
+  Tensor w_;               // (out, in), what is rounded; all that is learned is in f32 beside it
   Tensor scale0_, zero0_;  // start grid
   Parameter log_scale_;    // s = scale0 exp(log_scale): learned relative to its start. All kinds but `sign`
   Parameter low_, high_;   // clips of `sign`

@@ -33,6 +33,10 @@ enum class Start { min_max, mse };
 constexpr double kMinClipRatio = 0.3;
 constexpr int kClipSteps = 40;
 
+// What a zero offset rounds, to nearest: the weight itself, or the weight as GPTQ rounds it, with the errors of the
+// columns before it made up for.
+enum class RoundingStart { nearest, gptq };
+
 // docs/method.md, "Rounding".
 enum class RoundingKind { nearest, lora, lora_ste, dense, sign, weights };
 

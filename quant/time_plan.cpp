@@ -24,6 +24,16 @@ BlockFlops block_flops(const RunConfig& config, const ModelConfig& model) {
   return {2 * weights * tokens, 2 * tokens * tokens * double(model.heads * model.head_dim)};
 }
 
+// Of GPTQ on one block, a sample: a forward and a Hessian for each site.
+double gptq_flops(const RunConfig& config, const ModelConfig& model, double forward) {
+  double flops = 0;
+  for (const Site site : {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out}) {
+    const double in = double(weight_shape(model, linear_roles(model.family, site)[0])[1]);
+    flops += forward + 2 * double(config.seqlen) * in * in;
+  }
+  return flops;
+}
+
 double product_seconds(Context& ctx, std::int64_t rows, std::int64_t in, std::int64_t out, DType dtype) {
   const Tensor x = full(ctx, {rows, in}, dtype, 0.5), w = full(ctx, {out, in}, dtype, 0.5), y(ctx, {rows, out}, dtype);
   double least = 1e30;
@@ -47,6 +57,9 @@ double reconstruction_flops(const RunConfig& config, const ModelConfig& model, s
   const BlockFlops block = block_flops(config, model);
   const double forward = block.linear + block.attention;
   double flops = 2 * double(model.layers) * double(calibration_samples) * forward;
+  if (rounding_options(config).rounding_start == RoundingStart::gptq)
+    flops += double(model.layers) *
+             (double(calibration_samples) * forward + double(config.nsamples) * gptq_flops(config, model, forward));
   if (config.method != Method::cbq) return flops;
   for (const Window& window : plan_windows(config, model.layers)) {
     const double blocks = double(window.end - window.begin);

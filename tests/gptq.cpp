@@ -85,14 +85,19 @@ TEST(Gptq, NotPositiveDefiniteNamesThePivot) {
   }
 }
 
-// The codes of algorithm 1 with the inverse itself: after each column, its row and column are eliminated from v.
-std::vector<std::uint8_t> naive_codes(const RoundingProblem& p, const Values& h,
-                                      const std::vector<std::int32_t>& order) {
+// What algorithm 1 rounds, and the codes it rounds to.
+struct Gptq {
+  Values compensated;
+  std::vector<std::uint8_t> codes;
+};
+
+// Algorithm 1 with the inverse itself: after each column, its row and column are eliminated from v.
+Gptq naive_gptq(const RoundingProblem& p, const Values& h, const std::vector<std::int32_t>& order) {
   const std::size_t n = std::size_t(p.spec.in);
   Values ordered(n * n);
   for (std::size_t i = 0; i < n; ++i)
     for (std::size_t j = 0; j < n; ++j) ordered[i * n + j] = h[std::size_t(order[i]) * n + std::size_t(order[j])];
-  std::vector<std::uint8_t> codes(p.w.size());
+  Gptq result{Values(p.w.size()), std::vector<std::uint8_t>(p.w.size())};
   for (std::size_t r = 0; r < std::size_t(p.spec.out); ++r) {
     std::vector<Real> v = inverse(ordered, n), left;
     for (std::int32_t c : order) left.push_back(p.w[r * n + std::size_t(c)]);
@@ -100,28 +105,28 @@ std::vector<std::uint8_t> naive_codes(const RoundingProblem& p, const Values& h,
       const std::size_t i = r * n + std::size_t(order[j]);
       const Real s = p.scale[p.group_of(i)], z = p.zero[p.group_of(i)];
       const Real q = clip(std::nearbyint(left[j] / s) + z, 0, p.last()), e = (left[j] - s * (q - z)) / v[j * n + j];
-      codes[i] = std::uint8_t(q);
+      result.compensated[i] = double(left[j]);
+      result.codes[i] = std::uint8_t(q);
       for (std::size_t k = j + 1; k < n; ++k) left[k] -= e * v[j * n + k];
       for (std::size_t a = j + 1; a < n; ++a)
         for (std::size_t b = j + 1; b < n; ++b) v[a * n + b] -= v[a * n + j] * v[j * n + b] / v[j * n + j];
     }
   }
-  return codes;
+  return result;
 }
 
-std::vector<std::uint8_t> codes_of(Context& ctx, const RoundingProblem& p, const Values& h,
-                                   const std::vector<std::int32_t>& order, DType dtype) {
+Gptq gptq(Context& ctx, const RoundingProblem& p, const Values& h, const std::vector<std::int32_t>& order,
+          DType dtype) {
   const std::size_t n = order.size();
   Values ordered(n * n);
   for (std::size_t i = 0; i < n; ++i)
     for (std::size_t j = 0; j < n; ++j) ordered[i * n + j] = h[std::size_t(order[i]) * n + std::size_t(order[j])];
   const RoundingTensors t(ctx, p, dtype);
-  Tensor codes(ctx, t.w.shape(), DType::u8);
-  ctx.kernels->gptq_codes(ctx, codes, t.w, t.grid(), factor_of(ctx, ordered, n, dtype),
-                          from_host<std::int32_t>(ctx, {std::int64_t(n)}, DType::i32, order));
-  std::vector<std::uint8_t> bytes(p.w.size());
-  to_host_bytes(ctx, std::as_writable_bytes(std::span(bytes)), codes);
-  return bytes;
+  const Tensor compensated(ctx, t.w.shape(), dtype), codes(ctx, t.w.shape(), DType::u8);
+  ctx.kernels->gptq_weights(ctx, compensated, t.w, t.grid(), factor_of(ctx, ordered, n, dtype),
+                            from_host<std::int32_t>(ctx, {std::int64_t(n)}, DType::i32, order));
+  ctx.kernels->weight_codes(ctx, codes, {compensated, t.grid(), Rounder::straight_through, {}});
+  return {to_host<double>(ctx, compensated), to_host<std::uint8_t>(ctx, codes)};
 }
 
 std::vector<std::int32_t> shuffled(Rng& rng, std::int64_t n) {
@@ -136,7 +141,7 @@ RoundingProblem problem(std::int64_t out, std::int64_t in, std::int64_t groups, 
                         seed);
 }
 
-TEST(Gptq, CodesAreThoseOfTheDefinition) {
+TEST(Gptq, RoundsWhatTheDefinitionRounds) {
   auto ctx = open();
   Rng rng(2);
   int seed = 0;
@@ -145,7 +150,10 @@ TEST(Gptq, CodesAreThoseOfTheDefinition) {
       const RoundingProblem p = problem(3, n, n == 150 ? 3 : 1, bits, std::uint64_t(++seed));
       const Values h = random_hessian(rng, std::size_t(n), 0.5);
       const auto order = shuffled(rng, n);
-      EXPECT_EQ(codes_of(*ctx, p, h, order, DType::f64), naive_codes(p, h, order)) << "bits " << bits << ", n " << n;
+      const Gptq actual = gptq(*ctx, p, h, order, DType::f64), expected = naive_gptq(p, h, order);
+      EXPECT_EQ(actual.codes, expected.codes) << "bits " << bits << ", n " << n;
+      for (std::size_t i = 0; i < p.w.size(); ++i)
+        ASSERT_NEAR(actual.compensated[i], expected.compensated[i], 1e-9) << "bits " << bits << ", n " << n;
     }
 }
 
@@ -183,24 +191,24 @@ TEST(Gptq, ErrsLessThanRoundingAndEqualsItWithoutCorrelation) {
       for (std::size_t i = 0; i < std::size_t(n); ++i) one[i * std::size_t(n) + i] = 1;
       const Values h = random_hessian(rng, std::size_t(n), 0.02);
       const auto order = shuffled(rng, n);
-      EXPECT_EQ(codes_of(*ctx, p, one, order, dtype), nearest(p));
-      const Real gptq = error_of(p, h, codes_of(*ctx, p, h, order, dtype)), rounding = error_of(p, h, nearest(p));
-      EXPECT_TRUE(gptq < 0.9L * rounding) << gptq << " and " << rounding << ", bits " << bits;
+      EXPECT_EQ(gptq(*ctx, p, one, order, dtype).codes, nearest(p));
+      const Real least = error_of(p, h, gptq(*ctx, p, h, order, dtype).codes), rounding = error_of(p, h, nearest(p));
+      EXPECT_TRUE(least < 0.9L * rounding) << least << " and " << rounding << ", bits " << bits;
     }
 }
 
-TEST(Gptq, SameCodesForEveryNumberOfThreads) {
+TEST(Gptq, TheSameForEveryNumberOfThreads) {
   Rng rng(4);
   const std::int64_t n = 300;
   const RoundingProblem p = problem(101, n, 1, 4, 5);
   const Values h = random_hessian(rng, std::size_t(n), 0.1);
   const auto order = shuffled(rng, n);
-  std::vector<std::uint8_t> expected;
+  Values expected;
   for (int threads : {1, 2, 5}) {
     auto ctx = open(threads);
-    const auto codes = codes_of(*ctx, p, h, order, DType::f32);
-    if (expected.empty()) expected = codes;
-    EXPECT_EQ(codes, expected) << threads << " threads";
+    const Values compensated = gptq(*ctx, p, h, order, DType::f32).compensated;
+    if (expected.empty()) expected = compensated;
+    EXPECT_EQ(compensated, expected) << threads << " threads";
   }
 }
 

@@ -45,6 +45,26 @@ TEST_F(Rounding, EveryKindStartsAtRoundToNearest) {
       }
 }
 
+// A start other than the weight: its nearest codes on the grid of the weight, the same for every kind.
+TEST_F(Rounding, AZeroOffsetHardensToTheNearestCodesOfTheStart) {
+  Rng rng(5);
+  std::vector<float> values = to_host<float>(*ctx, weight());
+  for (float& v : values) v += float(0.02 * rng.normal());
+  const Tensor start = from_host<float>(*ctx, weight().shape(), DType::f32, values);
+  for (const RoundingKind kind : kKinds) {
+    WeightRounding rounding = make(kind, {4, 16, Symmetry::asymmetric});
+    const HardWeight before = rounding.harden(*ctx, DType::f16);
+    rounding.start_from(*ctx, start);
+    const HardWeight after = rounding.harden(*ctx, DType::f16);
+    Tensor nearest(*ctx, start.shape(), DType::u8);
+    ctx->kernels->weight_codes(*ctx, nearest, {start, {before.scale, before.zero, 4}, Rounder::straight_through, {}});
+    EXPECT_EQ(to_host<float>(*ctx, after.scale), to_host<float>(*ctx, before.scale)) << int(kind);
+    EXPECT_EQ(to_host<std::uint8_t>(*ctx, after.codes), to_host<std::uint8_t>(*ctx, nearest)) << int(kind);
+    EXPECT_NE(to_host<std::uint8_t>(*ctx, after.codes), to_host<std::uint8_t>(*ctx, before.codes)) << int(kind);
+    EXPECT_EQ(rounding.moved_share(*ctx), 0) << int(kind);
+  }
+}
+
 TEST_F(Rounding, SoftKindsStartAtTheWeightsThemselves) {
   const WeightSpec spec{4, -1, Symmetry::asymmetric};
   Rng rng(1);
