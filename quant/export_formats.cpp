@@ -32,9 +32,9 @@ std::string gptq_obstacle(const ModelConfig& model, const std::vector<BlockSpec>
   return obstacle;
 }
 
-// The distinct schemes of the quantised layers, "W4A16".
+// What decides which programs run the quantised layers.
 struct Schemes {
-  bool any = false, all_8_bit = true, all_4_or_8_bit = true, all_symmetric = true, quantised_activations = false;
+  bool all_int8 = true, all_4_or_8_bit = true, all_symmetric = true, quantised_activations = false;
 };
 
 Schemes schemes_of(const std::vector<BlockSpec>& specs) {
@@ -43,33 +43,35 @@ Schemes schemes_of(const std::vector<BlockSpec>& specs) {
     for (const LinearSpec& spec : block) {
       if (spec.activation.bits < 16) s.quantised_activations = true;
       if (!spec.weight.quantised()) continue;
-      s.any = true;
-      s.all_8_bit = s.all_8_bit && spec.weight.bits == 8 && spec.activation.bits == 8;
+      s.all_int8 = s.all_int8 && spec.weight.bits == 8 && spec.activation.bits == 8 && spec.weight.group_size < 0 &&
+                   spec.weight.symmetry == Symmetry::symmetric;
       s.all_4_or_8_bit = s.all_4_or_8_bit && (spec.weight.bits == 4 || spec.weight.bits == 8);
       s.all_symmetric = s.all_symmetric && spec.weight.symmetry == Symmetry::symmetric;
     }
   return s;
 }
 
-std::string transformers_command(const fs::path& folder) {
-  return concat("python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('", folder.string(),
-                "')\"");
+std::string transformers_command(const fs::path& folder, const char* more = "") {
+  return concat("python -c \"from transformers import *; AutoModelForCausalLM.from_pretrained('", folder.string(), "'",
+                more, ")\"");
 }
 
-// docs/formats.md, "Who reads what".
+// docs/formats.md, "Who runs what".
 Lines compressed_tensors_readers(const fs::path& folder, const std::vector<BlockSpec>& specs) {
   const Schemes s = schemes_of(specs);
-  Lines lines;
+  const bool is_marlin = !s.quantised_activations && s.all_4_or_8_bit, is_int8 = s.quantised_activations && s.all_int8;
+  const bool is_served = is_marlin || is_int8 || s.all_symmetric;
+  Lines lines = {is_marlin   ? "vLLM and SGLang with Marlin or Machete; groups of -1, 32, 64 or 128 columns"
+                 : is_int8   ? "vLLM and SGLang with int8 matrix products"
+                 : is_served ? "vLLM with the package humming"
+                             : "no server: symmetric grids are needed for these widths"};
+  lines.push_back(concat("transformers with compressed-tensors 0.18 or later",
+                         s.all_symmetric ? "" : ", by CompressedTensorsConfig(dequantize=True)"));
   if (s.quantised_activations)
-    lines.push_back(s.all_8_bit ? "vLLM and SGLang with int8 matrix products"
-                                : "vLLM with the package humming, on GPUs that multiply integers of these widths");
-  else if (s.all_4_or_8_bit)
-    lines.push_back("vLLM and SGLang with Marlin or Machete; groups of -1, 32, 64 or 128 columns");
-  else
-    lines.push_back(s.all_symmetric ? "vLLM with the package humming" : "no server: they take 4 and 8 bits only");
-  lines.push_back("transformers with compressed-tensors 0.18 or later, de-quantised");
-  lines.push_back(lines[0].starts_with("no server") ? transformers_command(folder)
-                                                    : concat("vllm serve ", folder.string()));
+    lines.push_back("activations are quantised on the whole range of a token: see learn_activation in docs/formats.md");
+  lines.push_back(is_served
+                      ? concat("vllm serve ", folder.string())
+                      : transformers_command(folder, ", quantization_config=CompressedTensorsConfig(dequantize=True)"));
   return lines;
 }
 
@@ -77,7 +79,7 @@ Lines gptq_readers(const fs::path& folder, const std::vector<BlockSpec>& specs) 
   const Schemes s = schemes_of(specs);
   const bool is_served = s.all_4_or_8_bit && s.all_symmetric;
   return {is_served ? "vLLM and SGLang with Marlin or Machete; groups of -1, 32, 64 or 128 columns"
-                    : "no vLLM: it takes symmetric grids of 4 and 8 bits only",
+                    : "no server: they take symmetric grids of 4 and 8 bits only",
           "transformers with gptqmodel",
           is_served ? concat("vllm serve ", folder.string()) : transformers_command(folder)};
 }
