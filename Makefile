@@ -3,7 +3,7 @@ BUILD ?= build
 JOBS ?= $(shell nproc)
 CMAKE_ARGS ?=
 
-.PHONY: all deps demo test golden gpu-checks bench asan fuzz format loc mutate ablation clean
+.PHONY: all deps demo test golden interop gpu-checks bench asan fuzz format loc mutate ablation clean
 
 all: deps
 	cmake -S . -B $(BUILD) -G Ninja $(CMAKE_ARGS)
@@ -25,6 +25,10 @@ test: all
 # Every golden perplexity, some minutes a model; needs the models of CBQ_TEST_DATA.
 golden: all
 	CBQ_GOLDEN=all ctest --test-dir $(BUILD) --output-on-failure -R '^(models|perplexity)$$'
+
+# Checkpoints in the programs that people serve them with; downloads some gigabytes of Python packages on first use.
+interop: all
+	tests/interop/run.sh $(BUILD)
 
 # Tests, sanitizers, golden perplexities and interrupted runs on a GPU; see tools/gpu_checks.sh.
 gpu-checks: all

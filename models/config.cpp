@@ -212,6 +212,12 @@ std::string read_architecture(const Keys& keys) {
 
 }  // namespace
 
+DType read_model_dtype(const std::filesystem::path& folder) {
+  const std::filesystem::path file = folder / "config.json";
+  const json root = parse_json_file(file);
+  return read_dtype(Keys(root, file.string()), folder);
+}
+
 ModelConfig read_model_config(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "config.json";
   const json root = parse_json_file(file);

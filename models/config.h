@@ -53,5 +53,7 @@ constexpr std::int64_t kOptPositionOffset = 2;
 // supported); a key missing, of the wrong type or out of range; sizes that contradict each other; an option of the
 // architecture that is not supported (names key and value).
 ModelConfig read_model_config(const std::filesystem::path& folder);
+// Its `dtype` alone: that of config.json, or else of the first tensor of the shards.
+DType read_model_dtype(const std::filesystem::path& folder);
 
 }  // namespace cbq

@@ -85,6 +85,10 @@ void check_finite(Context& ctx, const Tensor& x, const std::string& what) {
 
 }  // namespace
 
+Tensor round_to(Context& ctx, const Tensor& x, DType stored) {
+  return stored == x.dtype() ? x : convert(ctx, convert(ctx, x, stored), x.dtype());
+}
+
 Checkpoint::Checkpoint(fs::path folder) : folder_(std::move(folder)) {
   require_input(fs::is_directory(folder_), folder_.string(), ": expected the folder of a checkpoint, ",
                 fs::exists(folder_) ? "found a file" : "there is nothing of that name");
@@ -98,13 +102,34 @@ Checkpoint::Checkpoint(fs::path folder) : folder_(std::move(folder)) {
   } else {
     for (const fs::path& file : listed_shards(folder_)) add_shard(file);
   }
-  const fs::path config = folder_ / "config.json";
+  read_quantization();
+}
+
+// From config.json, or from the file that AutoGPTQ wrote beside it. config.json's "cbq" is what the method of its
+// quantization_config has no place for.
+void Checkpoint::read_quantization() {
+  const fs::path config = folder_ / "config.json", of_gptq = folder_ / "quantize_config.json";
   if (!fs::exists(config)) return;
   const json root = parse_json_file(config);
-  if (const auto found = root.find("quantization_config"); root.is_object() && found != root.end() && !found->is_null())
+  const auto member = [&](const char* key) {
+    const auto found = root.is_object() ? root.find(key) : root.end();
+    return found == root.end() || found->is_null() ? nullptr : &*found;
+  };
+  if (const json* found = member("quantization_config")) {
     quantization_.emplace(*found, config.string() + ": quantization_config");
-  else if (const auto own = root.find("cbq"); root.is_object() && own != root.end() && !own->is_null())
-    quantization_.emplace(QuantizationConfig::of_dense(*own, config.string() + ": cbq"));
+  } else if (fs::exists(of_gptq)) {
+    json object = parse_json_file(of_gptq);
+    require_input(object.is_object(), of_gptq.string(), ": expected an object, found ", object.type_name());
+    object.emplace("quant_method", "gptq");
+    quantization_.emplace(object, of_gptq.string());
+  }
+  if (const json* own = member("cbq")) {
+    const std::string where = config.string() + ": cbq";
+    if (quantization_)
+      quantization_->read_own(*own, where);
+    else
+      quantization_.emplace(QuantizationConfig::of_dense(*own, where));
+  }
 }
 
 void Checkpoint::add_shard(const fs::path& file) {
@@ -194,31 +219,11 @@ Tensor Checkpoint::load(Context& ctx, const std::string& name, const Shape& expe
 }
 
 StoredScheme Checkpoint::scheme(const std::string& name) const {
-  return quantization_ ? quantization_->scheme(name) : StoredScheme{};
-}
-
-Tensor Checkpoint::load_weight(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const {
-  const StoredScheme stored = scheme(name);
-  if (stored.wbits == 16) {
-    require_input(!contains(name + ".weight_packed"), tensor_text(name + ".weight_packed"),
-                  ": quantization_config of config.json has no scheme for this layer");
-    return load(ctx, name + ".weight", expected, dtype);
-  }
-  const PackedCodes packed = read_codes(*this, name, stored, expected);
-  const Shape grid_shape{expected[0], stored.group_size < 0 ? 1 : expected[1] / stored.group_size};
-  const std::string scale_name = name + ".weight_scale";
-  const DType scale_dtype = info(scale_name).dtype;
-  const Tensor scale = load(ctx, scale_name, grid_shape, DType::f32);
-  const Tensor codes = from_host<std::uint8_t>(ctx, expected, DType::u8, packed.codes);
-  const std::vector<float> zeros(packed.zeros.begin(), packed.zeros.end());
-  const Tensor zero = from_host<float>(ctx, grid_shape, DType::f32, zeros);
-  for (const char* suffix : {".weight_packed", ".weight", ".weight_zero_point"})
-    if (contains(name + suffix)) release(name + suffix);
-  Tensor w_hat(ctx, expected, DType::f32);
-  ctx.kernels->dequantise_weight(ctx, w_hat, codes, {scale, zero, stored.wbits});
-  if (scale_dtype == DType::f16 || scale_dtype == DType::bf16)
-    w_hat = convert(ctx, convert(ctx, w_hat, scale_dtype), DType::f32);
-  return dtype == DType::f32 ? w_hat : convert(ctx, w_hat, dtype);
+  if (!quantization_) return {};
+  StoredScheme stored = quantization_->scheme(name);
+  // GPTQ does not name the layers that it leaves as they are, such as the head.
+  if (is_gptq(stored.format) && !contains(name + ".qweight")) stored.wbits = 16;
+  return stored;
 }
 
 }  // namespace cbq

@@ -17,6 +17,18 @@
 
 namespace cbq {
 
+// x in its own dtype, with the values that a file of `stored` would give back.
+Tensor round_to(Context& ctx, const Tensor& x, DType stored);
+
+// A quantised weight as it is stored: w = s (q - z), rounded to `rounded_to`, as every reader of the format computes
+// it.
+struct PackedWeight {
+  Tensor codes;                        // (out, in) u8
+  Tensor scale, zero;                  // (out, in/G) f32
+  std::vector<std::int32_t> group_of;  // of each column, where the columns are not in the order of their groups
+  DType rounded_to;
+};
+
 // FOLDER with model.safetensors, or model-*.safetensors with or without model.safetensors.index.json. Names that lack
 // the leading "model." of OPT ("decoder.layers.0...") are known with it.
 class Checkpoint {
@@ -42,8 +54,9 @@ class Checkpoint {
   // The tensor converted to `dtype`. `expected` is its shape. Errors (bad_input): missing; wrong shape; not a float
   // type; NaN or infinity in it (names the tensor and how many).
   Tensor load(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const;
-  // NAME.weight of a linear layer, de-quantised if it is stored packed: s * (q - z) rounded to the scale's dtype, as
-  // every reader of the format computes it.
+  // The integers of linear layer NAME, which is quantised.
+  PackedWeight load_packed(Context& ctx, const std::string& name, const Shape& expected) const;
+  // NAME.weight of a linear layer, de-quantised if it is stored packed.
   Tensor load_weight(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const;
   // The scheme of linear layer NAME; 16-bit if it is dense.
   StoredScheme scheme(const std::string& name) const;
@@ -64,6 +77,9 @@ class Checkpoint {
   };
 
   const Place& place(const std::string& name) const;
+  void read_quantization();
+  // `grid` (out, in/G) from the file's (in/G, out), with the values that `dtype` holds.
+  Tensor load_gptq_scales(Context& ctx, const std::string& name, const Shape& grid, DType dtype) const;
   void add_shard(const std::filesystem::path& file);
   // Error{bad_input} unless the tensor is in the shard that the index says.
   void check_place(const std::string& stored_name, const std::string& shard) const;

@@ -5,6 +5,7 @@
 
 #include "core/json.h"
 #include "quant/config.h"
+#include "quant/export.h"
 
 namespace cbq {
 
@@ -115,6 +116,7 @@ std::vector<BlockSpec> block_specs(const RunConfig& config, const ModelConfig& m
   for (std::int64_t layer = 0; layer < model.layers; ++layer)
     for (Site site : {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out})
       check_site(model, specs[std::size_t(layer)], layer, site);
+  require_exportable(config.exports, model, specs);
   return specs;
 }
 

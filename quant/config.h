@@ -16,7 +16,7 @@ namespace cbq {
 enum class Method { cbq, rtn, gptq };
 enum class WindowSchedule { fixed, grow };
 enum class CfpPreset { off, paper, msmodelslim };
-enum class Export { compressed_tensors, dense };
+enum class Export { compressed_tensors, gptq, dense };
 
 struct LayerOverride {
   std::string match;  // glob over linear names: * any characters, ? one
@@ -69,7 +69,8 @@ struct RunConfig {
   double damping = 0.01;  // share of the mean diagonal of the Hessian
 
   // results
-  Export export_format = Export::compressed_tensors;
+  std::vector<Export> exports = {Export::compressed_tensors};  // where each goes: quant/export.h
+  std::int64_t max_shard_size = 5'000'000'000;                 // bytes of tensors in a file
   struct Eval {
     std::vector<std::filesystem::path> data;
     std::int64_t seqlen = 2048, windows = 0;  // windows = 0: all
@@ -91,7 +92,8 @@ RunConfig read_run_config(const std::filesystem::path& file, const std::vector<s
 nlohmann::ordered_json to_json(const RunConfig& config);
 
 // The spec of each linear layer of the model after the overrides. Errors (bad_input): a group size that does not divide
-// (names the layers), an override that matches nothing, layers of one site with different activation bits.
+// (names the layers), an override that matches nothing, layers of one site with different activation bits, a format of
+// `export` that cannot hold them.
 std::vector<BlockSpec> block_specs(const RunConfig& config, const ModelConfig& model);
 
 }  // namespace cbq

@@ -1,5 +1,6 @@
 #include "quant/config_fields.h"
 
+#include <charconv>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -65,6 +66,21 @@ std::int64_t GroupSize::read(const ConfigValue& value) const {
   const bool is_size = number && *number >= columns().low && *number <= columns().high;
   if (!is_size && number != -1) value.reject(allowed());
   return *number;
+}
+
+std::int64_t ByteSize::read(const ConfigValue& value) const {
+  constexpr std::int64_t kLargest = 1'000'000'000'000;
+  std::optional<std::int64_t> bytes = integer(value.json());
+  if (const std::string* text = value.json().get_ptr<const std::string*>()) {
+    std::int64_t count = 0;
+    const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), count);
+    const std::string_view unit(end, std::size_t(text->data() + text->size() - end));
+    for (const auto& [name, size] :
+         {std::pair<std::string_view, std::int64_t>("KB", 1'000), {"MB", 1'000'000}, {"GB", 1'000'000'000}})
+      if (error == std::errc() && unit == name && count <= kLargest / size) bytes = count * size;
+  }
+  if (!bytes || *bytes < 1 || *bytes > kLargest) value.reject(allowed());
+  return *bytes;
 }
 
 std::filesystem::path Path::read(const ConfigValue& value) const {

@@ -45,6 +45,12 @@ struct BitWidths {
   int read(const ConfigValue& value) const;
 };
 
+// A number of bytes, or text such as "500MB" or "5GB" (powers of 1000).
+struct ByteSize {
+  std::string allowed() const { return "a number of bytes or text such as \"500MB\" or \"5GB\", from 1 to 1000GB"; }
+  std::int64_t read(const ConfigValue& value) const;
+};
+
 // -1 or a number of columns. Whether it divides the layers is seen when the model is known.
 struct GroupSize {
   std::string allowed() const { return concat("-1 (the whole row) or ", columns().allowed()); }

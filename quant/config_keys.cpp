@@ -5,6 +5,7 @@
 
 #include "core/json.h"
 #include "quant/config_fields.h"
+#include "quant/export.h"
 
 namespace cbq {
 
@@ -129,6 +130,31 @@ ConfigKey overrides_key() {
           read, write};
 }
 
+ConfigKey exports_key() {
+  Choices<Export> choices;
+  for (const ExportFormat& format : export_formats()) choices.choices.push_back({format.name, format.id});
+  const auto read = [=](RunConfig& config, const ConfigValue& value) {
+    config.exports.clear();
+    const auto add = [&](const ConfigValue& one) {
+      const Export format = choices.read(one);
+      const bool is_new = std::ranges::find(config.exports, format) == config.exports.end();
+      if (!is_new) one.reject("each format once");
+      config.exports.push_back(format);
+    };
+    if (!value.json().is_array()) return add(value);
+    if (value.json().empty()) value.reject(choices.allowed());
+    for (std::size_t i = 0; i < value.json().size(); ++i) add(value.entry(i));
+  };
+  const auto write = [=](const RunConfig& config) {
+    if (config.exports.size() == 1) return ordered_json(choices.name_of(config.exports[0]));
+    ordered_json list = ordered_json::array();
+    for (const Export format : config.exports) list.push_back(choices.name_of(format));
+    return list;
+  };
+  return {"export", concat(choices.allowed(), ", or a list of them"),
+          "formats of the result: the first in output_dir, others in folders of their names below it", read, write};
+}
+
 const Choices<Method>& methods() {
   static const Choices<Method> choices{{{"cbq", Method::cbq}, {"rtn", Method::rtn}, {"gptq", Method::gptq}}};
   return choices;
@@ -152,7 +178,6 @@ std::vector<ConfigKey> make_keys() {
   const Choices<WindowSchedule> windows{{{"fixed", WindowSchedule::fixed}, {"grow", WindowSchedule::grow}}};
   const Choices<CfpPreset> presets{
       {{"off", CfpPreset::off}, {"paper", CfpPreset::paper}, {"msmodelslim", CfpPreset::msmodelslim}}};
-  const Choices<Export> exports{{{"compressed-tensors", Export::compressed_tensors}, {"dense", Export::dense}}};
   const IntegerRange sequence{2, kLongestSequence};
   const NumberRange rate{0, 10}, weight{0, 1e6}, share{0, 1}, exponent{1, 1000};
   return {
@@ -205,7 +230,8 @@ std::vector<ConfigKey> make_keys() {
       plain("cfp_lambda2", &C::cfp_lambda2, NumberRange{0, 1000}, "weight of the variance within the kept values"),
       plain("act_order", &C::act_order, Switch(), "gptq: columns with large activations first"),
       plain("damping", &C::damping, share, "gptq: share of the Hessian's mean diagonal that is added to it"),
-      choice("export", &C::export_format, exports, "packed integers, or weights in the source's type"),
+      exports_key(),
+      plain("max_shard_size", &C::max_shard_size, ByteSize(), "most bytes of tensors in a file of the result"),
       paths("eval.data", &RunConfig::Eval::data, "text to measure perplexity on; none: no evaluation"),
       plain("eval.seqlen", &RunConfig::Eval::seqlen, sequence, "tokens of a window; seqlen where absent"),
       plain("eval.windows", &RunConfig::Eval::windows, IntegerRange{0, kManySamples}, "most windows a file; 0: all"),

@@ -17,6 +17,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kConfig = "config.json";
 constexpr const char* kIndex = "model.safetensors.index.json";
+constexpr const char* kGptqConfig = "quantize_config.json";
 constexpr std::array<std::string_view, 8> kCopiedFiles = {
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json",     "merges.txt",      "generation_config.json"};
@@ -52,7 +53,7 @@ void remove_file(const fs::path& file) {
 // for a model.
 void remove_earlier_export(const fs::path& folder) {
   remove_file(folder / kConfig);
-  remove_file(folder / kIndex);
+  for (const char* name : {kIndex, kGptqConfig}) remove_file(folder / name);
   for (const fs::path& file : files_in(folder))
     if (is_shard(file.filename().string())) remove_file(file);
 }
@@ -68,32 +69,28 @@ DType kept_dtype(const Checkpoint& source, const std::string& name, DType stored
 // One run of the exporter: plans all tensors, then writes them in that order.
 class Exporter {
  public:
-  Exporter(Context& ctx, const Model& source, const RunStore& store, const std::vector<BlockSpec>& specs,
-           const RunConfig& config)
+  Exporter(Context& ctx, const ExportSource& source, const LayerFormat& format, const fs::path& folder)
       : ctx_(ctx),
         source_(source),
-        checkpoint_(source.checkpoint()),
-        model_(source.config()),
-        store_(store),
-        specs_(specs),
-        config_(config),
-        format_(config.export_format == Export::dense ? dense_format() : compressed_tensors_format()) {}
+        checkpoint_(source.checkpoint),
+        model_(source.config),
+        format_(format),
+        folder_(folder) {}
 
-  void run() {
-    remove_earlier_export(config_.output_dir);
+  void run(std::int64_t shard_bytes) {
+    remove_earlier_export(folder_);
     std::vector<TensorSpec> planned;
     const std::vector<std::string> outer = outer_names();
     for (const std::string& name : outer)
       planned.push_back({name, checkpoint_.info(name).dtype, checkpoint_.info(name).shape});
     for (std::int64_t layer = 0; layer < model_.layers; ++layer) plan_block(planned, layer);
 
-    ShardWriter shards(config_.output_dir, std::move(planned), kShardBytes);
+    ShardWriter shards(folder_, std::move(planned), shard_bytes);
     for (const std::string& name : outer) copy_tensor(shards, name);
-    for (std::int64_t layer = 0; layer < model_.layers; ++layer)
-      write_block(shards, layer, store_.load_block(ctx_, model_, layer, source_.compute()));
+    for (std::int64_t layer = 0; layer < model_.layers; ++layer) write_block(shards, layer, source_.block(layer));
     shards.finish();
-    for (const fs::path& file : files_in(source_.folder()))
-      if (is_copied(file.filename().string())) write_file(config_.output_dir / file.filename(), read_file(file));
+    for (const fs::path& file : files_in(checkpoint_.folder()))
+      if (is_copied(file.filename().string())) write_file(folder_ / file.filename(), read_file(file));
     write_config();
   }
 
@@ -123,11 +120,11 @@ class Exporter {
   void for_each_tensor(std::int64_t layer, const VisitWeight& visit_weight, const VisitPlain& visit_plain) const {
     for (const LinearRole role : linear_roles(model_.family)) {
       const std::string name = linear_name(model_, layer, role);
-      const LinearSpec& spec = specs_.at(std::size_t(layer))[std::size_t(role)];
+      const LinearSpec& spec = source_.specs.at(std::size_t(layer))[std::size_t(role)];
       const Shape shape = weight_shape(model_, role);
       const auto linear = [role](const HardBlock& block) -> const Linear& { return block.weights[role]; };
       if (spec.weight.quantised())
-        visit_weight(name, role, shape, spec.weight);
+        visit_weight(name, role, shape, spec);
       else
         visit_plain(name + ".weight", shape, [=](const HardBlock& block) { return linear(block).weight; });
       if (has_bias(model_, role))
@@ -147,8 +144,8 @@ class Exporter {
   void plan_block(std::vector<TensorSpec>& planned, std::int64_t layer) const {
     for_each_tensor(
         layer,
-        [&](const std::string& name, LinearRole, const Shape& shape, const WeightSpec& spec) {
-          std::ranges::copy(format_->tensors(name, shape, spec, model_.dtype), std::back_inserter(planned));
+        [&](const std::string& name, LinearRole, const Shape& shape, const LinearSpec& spec) {
+          std::ranges::copy(format_.tensors(name, shape, spec, model_.dtype), std::back_inserter(planned));
         },
         [&](const std::string& name, const Shape& shape, const auto&) {
           planned.push_back({name, kept_dtype(checkpoint_, name, model_.dtype), shape});
@@ -158,11 +155,11 @@ class Exporter {
   void write_block(ShardWriter& shards, std::int64_t layer, const HardBlock& block) {
     for_each_tensor(
         layer,
-        [&](const std::string& name, LinearRole role, const Shape& shape, const WeightSpec& spec) {
+        [&](const std::string& name, LinearRole role, const Shape& shape, const LinearSpec& spec) {
           const auto& hard = block.hard[std::size_t(role)];
-          require(hard && hard->codes.shape() == shape && hard->spec.bits == spec.bits, "export: ", name,
+          require(hard && hard->codes.shape() == shape && hard->spec.bits == spec.weight.bits, "export: ", name,
                   ": the integers in the store do not belong to this run");
-          format_->write(ctx_, shards, name, *hard, model_.dtype);
+          format_.write(ctx_, shards, name, *hard, spec, model_.dtype);
         },
         [&](const std::string& name, const Shape& shape, const auto& value) {
           const Tensor x = value(block).value;
@@ -184,57 +181,32 @@ class Exporter {
   }
 
   void write_config() const {
-    const fs::path source = source_.folder() / kConfig;
+    const fs::path source = checkpoint_.folder() / kConfig;
     const std::string text = read_file(source);
     parse_json_text(text, source.string());  // strict, where the parser that keeps the order of keys is not
     ordered_json config = ordered_json::parse(text);
     for (const char* key : {"quantization_config", "cbq"}) config.erase(key);
-    format_->describe(config, {model_, specs_, kv_cache_, activation_factors_});
-    write_file(config_.output_dir / kConfig, config.dump(2) + "\n");
+    format_.describe(config, {model_, source_.specs, kv_cache_, activation_factors_});
+    if (const std::string file = format_.config_file(); !file.empty() && config.contains("quantization_config"))
+      write_file(folder_ / file, config["quantization_config"].dump(2) + "\n");
+    write_file(folder_ / kConfig, config.dump(2) + "\n");
   }
 
   Context& ctx_;
-  const Model& source_;
+  const ExportSource& source_;
   const Checkpoint& checkpoint_;
   const ModelConfig& model_;
-  const RunStore& store_;
-  const std::vector<BlockSpec>& specs_;
-  const RunConfig& config_;
-  std::unique_ptr<ExportFormat> format_;
+  const LayerFormat& format_;
+  const fs::path& folder_;
   ActivationSpec kv_cache_;  // of the blocks written so far, all of which have the same
   ordered_json activation_factors_ = ordered_json::object();
 };
 
 }  // namespace
 
-ordered_json extra_quantisers(const ExportedModel& model, ListedActivations listed) {
-  ordered_json extra = ordered_json::object(), activations = ordered_json::array();
-  for_each_linear(model, [&](const std::string& name, const LinearSpec& spec) {
-    if (spec.activation.bits == 16 || (listed == ListedActivations::of_dense_weights && spec.weight.quantised()))
-      return;
-    const bool is_symmetric = spec.activation.symmetry == Symmetry::symmetric;
-    auto group = std::ranges::find_if(activations, [&](const ordered_json& g) {
-      return g["num_bits"] == spec.activation.bits && g["symmetric"] == is_symmetric;
-    });
-    if (group == activations.end()) {
-      activations.push_back(
-          {{"num_bits", spec.activation.bits}, {"symmetric", is_symmetric}, {"targets", ordered_json::array()}});
-      group = activations.end() - 1;
-    }
-    (*group)["targets"].push_back(name);
-  });
-  if (!activations.empty()) extra["activations"] = activations;
-  if (!model.activation_factors.empty()) extra["activation_factor"] = model.activation_factors;
-  if (model.kv_cache.bits < 16) {
-    extra["kv_bits"] = model.kv_cache.bits;
-    extra["kv_symmetric"] = model.kv_cache.symmetry == Symmetry::symmetric;
-  }
-  return extra;
-}
-
-void export_checkpoint(Context& ctx, const Model& source, const RunStore& store, const std::vector<BlockSpec>& specs,
-                       const RunConfig& config) {
-  Exporter(ctx, source, store, specs, config).run();
+void write_checkpoint(Context& ctx, const ExportSource& source, const LayerFormat& format, const fs::path& folder,
+                      std::int64_t shard_bytes) {
+  Exporter(ctx, source, format, folder).run(shard_bytes);
 }
 
 }  // namespace cbq

@@ -6,14 +6,14 @@
 namespace cbq {
 namespace {
 
-class Dense final : public ExportFormat {
+class Dense final : public LayerFormat {
  public:
-  std::vector<TensorSpec> tensors(const std::string& name, const Shape& shape, const WeightSpec&,
+  std::vector<TensorSpec> tensors(const std::string& name, const Shape& shape, const LinearSpec&,
                                   DType stored) const override {
     return {{name + ".weight", stored, shape}};
   }
 
-  void write(Context& ctx, ShardWriter& shards, const std::string& name, const HardWeight& hard,
+  void write(Context& ctx, ShardWriter& shards, const std::string& name, const HardWeight& hard, const LinearSpec&,
              DType stored) const override {
     const auto bytes = exact_bytes(ctx, dequantise(ctx, hard, stored, hard.scale.dtype()), stored);
     require(bytes.has_value(), "export: ", name, ".weight is not exact in ", stored);
@@ -28,7 +28,7 @@ class Dense final : public ExportFormat {
 
 }  // namespace
 
-std::unique_ptr<ExportFormat> dense_format() {
+std::unique_ptr<LayerFormat> dense_format() {
   return std::make_unique<Dense>();
 }
 

@@ -13,10 +13,8 @@
 
 namespace cbq {
 
-constexpr std::int64_t kShardBytes = 5'000'000'000;  // most tensor bytes of a file, but for a tensor larger than that
-
 // Tensors, given in a fixed order, spread over the files model-0000i-of-0000N.safetensors and their index, or the one
-// file model.safetensors when all fit.
+// file model.safetensors when all fit. `shard_bytes`: most tensor bytes of a file, but for a tensor larger than that.
 class ShardWriter {
  public:
   ShardWriter(std::filesystem::path folder, std::vector<TensorSpec> specs, std::int64_t shard_bytes);
@@ -48,22 +46,29 @@ struct ExportedModel {
   nlohmann::ordered_json activation_factors;  // by name of the linear layer, where it is not 1
 };
 
-// A way to write the quantised linear layers.
-class ExportFormat {
+// A way to write the quantised linear layers of a folder of safetensors.
+class LayerFormat {
  public:
-  virtual ~ExportFormat() = default;
+  virtual ~LayerFormat() = default;
   // The tensors that stand for NAME.weight of `shape` (out, in), in the order in which `write` gives them. `stored`:
   // dtype of the checkpoint.
-  virtual std::vector<TensorSpec> tensors(const std::string& name, const Shape& shape, const WeightSpec& spec,
+  virtual std::vector<TensorSpec> tensors(const std::string& name, const Shape& shape, const LinearSpec& spec,
                                           DType stored) const = 0;
   virtual void write(Context& ctx, ShardWriter& shards, const std::string& name, const HardWeight& hard,
-                     DType stored) const = 0;
+                     const LinearSpec& spec, DType stored) const = 0;
   // Adds to the model's config.json what readers need to know.
   virtual void describe(nlohmann::ordered_json& config, const ExportedModel& model) const = 0;
+  // The file that repeats config.json's quantization_config, where the format has one; else "".
+  virtual std::string config_file() const { return ""; }
 };
 
-std::unique_ptr<ExportFormat> compressed_tensors_format();
-std::unique_ptr<ExportFormat> dense_format();
+std::unique_ptr<LayerFormat> compressed_tensors_format();
+std::unique_ptr<LayerFormat> dense_format();
+// v1 where every quantised layer is symmetric with 4 or 8 bits, v2 for other models.
+std::unique_ptr<LayerFormat> gptq_format(const std::vector<BlockSpec>& specs);
+
+// Zero points of `hard` as integers, (out, in/G). Error failure: one that is not in the grid, which no format can hold.
+std::vector<std::uint8_t> zero_codes(Context& ctx, const std::string& name, const HardWeight& hard);
 
 // What only this program computes, as an object: "kv_bits" and "kv_symmetric"; "activation_factor", {layer: factor on
 // the dynamic range}; and "activations", [{"num_bits", "symmetric", "targets": [layer]}], for the layers of `listed`.
@@ -71,12 +76,12 @@ std::unique_ptr<ExportFormat> dense_format();
 enum class ListedActivations { all, of_dense_weights };
 nlohmann::ordered_json extra_quantisers(const ExportedModel& model, ListedActivations listed);
 
-// Calls visit(name of the linear layer, spec) for all linear layers of all blocks, in the order of execution.
+// Calls visit(name of the linear layer, its role, spec) for all linear layers of all blocks, in the order of execution.
 template <class Visit>
-void for_each_linear(const ExportedModel& model, const Visit& visit) {
-  for (std::int64_t layer = 0; layer < model.config.layers; ++layer)
-    for (const LinearRole role : linear_roles(model.config.family))
-      visit(linear_name(model.config, layer, role), model.specs.at(std::size_t(layer))[std::size_t(role)]);
+void for_each_linear(const ModelConfig& config, const std::vector<BlockSpec>& specs, const Visit& visit) {
+  for (std::int64_t layer = 0; layer < config.layers; ++layer)
+    for (const LinearRole role : linear_roles(config.family))
+      visit(linear_name(config, layer, role), role, specs.at(std::size_t(layer))[std::size_t(role)]);
 }
 
 }  // namespace cbq

@@ -4,6 +4,7 @@
 #include <system_error>
 
 #include "core/hash.h"
+#include "quant/export.h"
 #include "quant/store.h"
 
 namespace cbq {
@@ -15,8 +16,8 @@ constexpr std::int64_t kHashedWhole = std::int64_t(1) << 30;  // bytes
 constexpr std::int64_t kSamples = 64, kSampleBytes = 1 << 20;
 
 // Keys that leave the result as it is, and the paths whose contents are hashed.
-constexpr std::array<std::string_view, 7> kFreeKeys = {"threads", "offload", "output_dir", "eval",
-                                                       "export",  "model",   "dataset"};
+constexpr std::array<std::string_view, 8> kFreeKeys = {"threads", "offload",        "output_dir", "eval",
+                                                       "export",  "max_shard_size", "model",      "dataset"};
 // Everything that decides which tokens a text becomes, and the shape of the model.
 constexpr std::array<std::string_view, 8> kSmallFiles = {
     "config.json",       "tokenizer.json",          "tokenizer.model", "tokenizer_config.json",
@@ -70,7 +71,8 @@ Fingerprint fingerprint(const RunConfig& config) {
   result.config = nlohmann::json::object();
   for (const auto& [key, value] : all.items())
     if (std::ranges::find(kFreeKeys, key) == kFreeKeys.end()) result.config[key] = value;
-  result.export_format = all.at("export").get<std::string>();
+  for (const Export format : config.exports)
+    result.export_format += (result.export_format.empty() ? "" : ", ") + std::string(export_format(format).name);
   result.model = model_hash(config.model);
   Hash64 dataset;
   for (const fs::path& file : config.dataset) add_file(dataset, "", file);

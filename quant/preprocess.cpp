@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/kernels.h"
+#include "models/weights.h"
 
 namespace cbq {
 namespace {

@@ -1,5 +1,7 @@
 #include "quant/quant_block.h"
 
+#include "models/weights.h"
+
 namespace cbq {
 namespace {
 

@@ -3,13 +3,19 @@
 #include <cmath>
 
 #include "core/kernels.h"
+#include "models/weights.h"
 
 namespace cbq {
 namespace {
 
-// The smallest step size that `stored` can hold: a smaller one would turn to zero on disk.
-double smallest_step(DType stored) {
-  return stored == DType::f16 ? 0x1p-24 : 1.2e-38;
+// Steps as every format holds them: values of `stored`, the dtype of compressed-tensors and dense files, and of f16,
+// that of GPTQ. From 2^-17 on all bf16 values are f16 values; the ends are the least and the largest that both have.
+Tensor storable_steps(Context& ctx, const Tensor& scale, DType stored) {
+  constexpr double kSmallest = 0x1p-24, kLargest = 65280;
+  const Tensor rounded = round_to(ctx, scale, stored);
+  Tensor bounded(ctx, scale.shape(), scale.dtype());
+  ctx.kernels->clamp(ctx, bounded, rounded, kSmallest, kLargest);
+  return round_to(ctx, bounded, DType::f16);
 }
 
 Var leaf_or_constant(Tape* tape, const Parameter& parameter) {
@@ -20,10 +26,6 @@ Var leaf_or_constant(Tape* tape, const Parameter& parameter) {
 
 bool is_annealed(RoundingKind kind) {
   return kind == RoundingKind::lora || kind == RoundingKind::dense;
-}
-
-Tensor round_to(Context& ctx, const Tensor& x, DType stored) {
-  return stored == x.dtype() ? x : convert(ctx, convert(ctx, x, stored), x.dtype());
 }
 
 Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored, DType compute) {
@@ -101,10 +103,7 @@ ops::WeightQuantiserVars WeightRounding::vars(Context& ctx, Tape* tape, Hardness
 
 HardWeight WeightRounding::harden(Context& ctx, DType stored) const {
   const ops::WeightQuantiserVars v = vars(ctx, nullptr, Hardness::hard);
-  HardWeight hard{spec_, Tensor(ctx, w_.shape(), DType::u8), round_to(ctx, v.scale.value, stored), v.zero.value};
-  Tensor bounded(ctx, hard.scale.shape(), hard.scale.dtype());
-  ctx.kernels->clamp(ctx, bounded, hard.scale, smallest_step(stored), 1e30);
-  hard.scale = std::move(bounded);
+  HardWeight hard{spec_, Tensor(ctx, w_.shape(), DType::u8), storable_steps(ctx, v.scale.value, stored), v.zero.value};
   ctx.kernels->weight_codes(
       ctx, hard.codes,
       {v.w.value, {hard.scale, hard.zero, spec_.bits}, v.rounder, {v.dense.value, v.a1.value, v.a2.value}});

@@ -13,16 +13,14 @@ namespace cbq {
 // soft: as trained, sigmoid rounders between integers. hard: on integers.
 enum class Hardness { soft, hard };
 
-// Integers and grid of a weight, final. w_hat = s (q - z) rounded to `stored`, the dtype of the checkpoint, in which s
-// is kept too: the numbers every reader of the file computes. dequantise gives them in `compute`.
+// Integers and grid of a weight, final. w_hat = s (q - z) rounded to `stored`, the dtype of the checkpoint: the numbers
+// every reader of the file computes. dequantise gives them in `compute`.
 struct HardWeight {
   WeightSpec spec;
   Tensor codes;        // (out, in) u8
-  Tensor scale, zero;  // (out, in/G) in f32 (f64 beside f64 values), values of `stored`
+  Tensor scale, zero;  // (out, in/G) in f32 (f64 beside f64 values); s has values of `stored` and of f16
 };
 Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored, DType compute);
-// x in its own dtype, with the values that a file of `stored` would give back.
-Tensor round_to(Context& ctx, const Tensor& x, DType stored);
 
 // Whether step sizes move from their start.
 enum class StepSizes { fixed, learned };

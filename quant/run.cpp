@@ -196,7 +196,9 @@ Json run_planned(Context& ctx, const RunConfig& given, const RunPlan& plan, std:
   const std::int64_t reconstruct_peak = ctx.allocator->peak_bytes();
   times.end("reconstruct");
   times.set("reconstruct", reconstruction_seconds(metrics_file));  // of all parts of an interrupted run
-  export_checkpoint(ctx, model, store, specs, config);
+  for (std::size_t i = 0; i < config.exports.size(); ++i)
+    export_model(ctx, finished_blocks(ctx, model, store, specs), config.exports[i],
+                 export_folder(config.output_dir, config.exports, i), config.max_shard_size);
   times.end("export");
 
   Json report;
@@ -211,6 +213,8 @@ Json run_planned(Context& ctx, const RunConfig& given, const RunPlan& plan, std:
   report["memory_plan"] = plan_json(plan);
   write_file(report_file, report.dump(2) + "\n");
   store.finish();
+  for (std::size_t i = 0; i < config.exports.size(); ++i)
+    std::fputs(export_text(config.exports[i], export_folder(config.output_dir, config.exports, i), specs).c_str(), log);
   return report;
 }
 

@@ -181,7 +181,7 @@ void RunStore::read_progress(const Fingerprint& fingerprint) {
   if (before.model != fingerprint.model) add("another model");
   if (before.dataset != fingerprint.dataset) add("another dataset");
   if (progress_.finished && before.export_format != fingerprint.export_format)
-    add(concat("another export (", before.export_format, ", and finished)").c_str());
+    add(concat("another export (", before.export_format, ", and finished: `cbq export` makes others of it)").c_str());
   require_input(changed.empty(), folder_.parent_path().string(), ": holds a run with ", changed,
                 "; choose another output_dir or delete this one");
 }

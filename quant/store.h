@@ -18,7 +18,7 @@ namespace cbq {
 struct Fingerprint {
   nlohmann::json config;       // the keys that influence the result, with their values
   std::string model, dataset;  // hashes of file contents
-  std::string export_format;   // may change until the run is finished, because the export comes last
+  std::string export_format;   // their names; may change until the run is finished, because the export comes last
 };
 // Config: every key but device, threads, output_dir, eval, export and the paths of model and dataset, which may move.
 // Model: config.json, tokenizer files and every shard (content up to 1 GiB a file; beyond: size, header and samples).

@@ -70,7 +70,7 @@ bool contains(const std::string& text, const std::string& part) {
 TEST_F(Cli, HelpAndVersion) {
   EXPECT_EQ(run({"--version"}).out.find("cbq "), 0u);
   EXPECT_EQ(run({"--version"}).exit_code, 0);
-  for (const std::string command : {"run", "train", "eval", "inspect", "generate"}) {
+  for (const std::string command : {"run", "train", "eval", "compare", "export", "inspect", "generate"}) {
     EXPECT_TRUE(contains(run({"--help"}).out, "\n  " + command)) << command;
     const Finished help = run({command, "--help"});
     EXPECT_EQ(help.exit_code, 0);

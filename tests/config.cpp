@@ -171,6 +171,28 @@ TEST(Config, ErrorsSayKeyExpectationFindingAndPlace) {
   for (const auto& [members, text] : cases) EXPECT_EQ(error_with(members), std::string("run.json:2:2: ") + text);
 }
 
+TEST(Config, FormatsAndShards) {
+  EXPECT_EQ(with("").exports, std::vector{Export::compressed_tensors});
+  EXPECT_EQ(with(R"("export": "gptq")").exports, std::vector{Export::gptq});
+  EXPECT_EQ(with(R"("export": ["dense", "gptq"])").exports, (std::vector{Export::dense, Export::gptq}));
+  EXPECT_EQ(to_json(with(R"("export": ["dense", "gptq"])"))["export"], (ordered_json{"dense", "gptq"}));
+  EXPECT_EQ(to_json(with(R"("export": ["gptq"])"))["export"], "gptq");
+  EXPECT_EQ(error_with(R"("export": [])"),
+            "run.json:2:2: export: expected compressed-tensors, gptq or dense, found an empty list");
+  EXPECT_EQ(error_with(R"("export": ["gptq", "gptq"])"),
+            "run.json:2:21: export[1]: expected each format once, found \"gptq\"");
+  EXPECT_EQ(error_with(R"("export": "awq")"),
+            "run.json:2:2: export: expected compressed-tensors, gptq or dense, found \"awq\"");
+  EXPECT_EQ(with(R"("max_shard_size": 1000)").max_shard_size, 1000);
+  EXPECT_EQ(with(R"("max_shard_size": "2GB")").max_shard_size, 2'000'000'000);
+  EXPECT_EQ(with("", {"max_shard_size=500MB"}).max_shard_size, 500'000'000);
+  for (const char* size :
+       {"0", "-1", "1.5", "\"GB\"", "\"5\"", "\"5gb\"", "\"1e3MB\"", "\"2000GB\"", "\"99999999999999999999KB\""})
+    EXPECT_NE(error_with(concat(R"("max_shard_size": )", size)).find("max_shard_size: expected a number of bytes"),
+              std::string::npos)
+        << size;
+}
+
 TEST(Config, PlacesInsideObjectsAndLists) {
   EXPECT_EQ(error_with("\"eval\": {\n  \"seqlen\": 1}"),
             "run.json:3:3: eval.seqlen: expected an integer from 2 to 1048576, found 1");

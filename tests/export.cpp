@@ -20,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+constexpr std::int64_t kShardBytes = 1 << 30;
 const Fingerprint kRun{{{"wbits", 4}}, "m", "d", "compressed-tensors"};
 
 bool same_span(std::span<const std::byte> a, std::span<const std::byte> b) {
@@ -46,11 +47,7 @@ struct Exported {
 
   fs::path output() const { return temp / "out"; }
   void write(Export format) {
-    RunConfig run;
-    run.model = temp / "model";
-    run.output_dir = output();
-    run.export_format = format;
-    export_checkpoint(ctx, source, store, specs, run);
+    export_model(ctx, finished_blocks(ctx, source, store, specs), format, output(), kShardBytes);
   }
   json config_json() const { return json::parse(read_file(output() / "config.json")); }
 
@@ -116,10 +113,11 @@ TEST_F(Exporting, ReadBackBitForBit) {
           SCOPED_TRACE(concat(int(family), " ", dtype, " ", bits, " bits ", int(symmetry)));
           Exported run(*ctx_, {family, dtype, symmetry == Symmetry::symmetric},
                        [&](LinearRole, std::int64_t) { return linear_spec(bits, bits == 3 ? 4 : -1, symmetry); });
-          for (const Export format : {Export::compressed_tensors, Export::dense}) {
-            SCOPED_TRACE(format == Export::dense ? "dense" : "compressed-tensors");
-            run.write(format);
+          for (const ExportFormat& format : export_formats()) {
+            SCOPED_TRACE(format.name);
+            run.write(format.id);
             run.expect_whole();
+            EXPECT_EQ(fs::exists(run.output() / "quantize_config.json"), format.id == Export::gptq);
           }
           EXPECT_FALSE(run.config_json().contains("quantization_config"));
           EXPECT_FALSE(run.config_json().contains("cbq"));
@@ -143,6 +141,78 @@ TEST_F(Exporting, ConfigOfOneScheme) {
   rest.erase("quantization_config");
   source.erase("quantization_config");
   EXPECT_EQ(rest, source);
+}
+
+TEST_F(Exporting, ConfigOfIntegerProducts) {
+  const LinearSpec int8 = linear_spec(8, -1, Symmetry::symmetric, {8, Symmetry::symmetric});
+  Exported run(*ctx_, {Family::llama, DType::bf16}, [&](LinearRole, std::int64_t) { return int8; });
+  run.write(Export::compressed_tensors);
+  run.expect_whole();
+  const json quantisation = run.config_json().at("quantization_config");
+  EXPECT_EQ(quantisation.at("format"), "int-quantized");
+  EXPECT_EQ(quantisation.at("config_groups").at("group_0").at("format"), "int-quantized");
+
+  Exported mixed(*ctx_, {}, [&](LinearRole role, std::int64_t) {
+    return role == LinearRole::down ? int8 : linear_spec(8, -1, Symmetry::asymmetric, {8, Symmetry::symmetric});
+  });
+  mixed.write(Export::compressed_tensors);
+  mixed.expect_whole();
+  EXPECT_EQ(mixed.config_json().at("quantization_config").at("format"), "mixed-precision");
+}
+
+TEST_F(Exporting, ConfigOfGptq) {
+  Exported run(*ctx_, {Family::opt}, [](LinearRole role, std::int64_t layer) {
+    if (layer == 1 && role == LinearRole::o) return linear_spec(16, -1, Symmetry::asymmetric);
+    return linear_spec(4, role == LinearRole::down ? -1 : 4, Symmetry::symmetric);
+  });
+  run.write(Export::gptq);
+  run.expect_whole();
+  const json found = run.config_json().at("quantization_config"), expected = json::parse(R"({
+    "quant_method": "gptq", "bits": 4, "group_size": 4, "sym": true, "desc_act": false, "lm_head": false,
+    "checkpoint_format": "gptq", "pack_dtype": "int32", "true_sequential": false, "damp_percent": 0.01,
+    "meta": {"quantizer": ["cbq:0.1.0"]},
+    "dynamic": {
+      "-:^model\\.decoder\\.project_in$": {}, "-:^model\\.decoder\\.project_out$": {},
+      "-:^model\\.decoder\\.layers\\.1\\.self_attn\\.out_proj$": {},
+      "+:^model\\.decoder\\.layers\\.0\\.fc2$": {"bits": 4, "group_size": -1, "sym": true},
+      "+:^model\\.decoder\\.layers\\.1\\.fc2$": {"bits": 4, "group_size": -1, "sym": true}}})");
+  EXPECT_EQ(found, expected) << found.dump(1);
+  EXPECT_EQ(json::parse(read_file(run.output() / "quantize_config.json")), expected);
+  Exported other(*ctx_, {}, [](LinearRole role, std::int64_t) {
+    return linear_spec(role == LinearRole::q ? 3 : 4, -1, Symmetry::symmetric);
+  });
+  other.write(Export::gptq);
+  EXPECT_EQ(other.config_json().at("quantization_config").at("checkpoint_format"), "gptq_v2");
+}
+
+// A packed folder is as good a source as the run that wrote it, whatever its format.
+TEST_F(Exporting, FormatsAreMadeFromEachOther) {
+  for (const Family family : {Family::llama, Family::opt})
+    for (const DType dtype : {DType::f16, DType::bf16}) {
+      Exported run(*ctx_, {family, dtype},
+                   [](LinearRole role, std::int64_t layer) {
+                     if (role == LinearRole::o) return linear_spec(16, -1, Symmetry::asymmetric);
+                     return linear_spec(layer == 0 ? 4 : 2, 4,
+                                        role == LinearRole::q ? Symmetry::asymmetric : Symmetry::symmetric);
+                   },
+                   {8, Symmetry::asymmetric});
+      run.write(Export::compressed_tensors);
+      const auto convert_to = [&](Export format, const fs::path& from, const fs::path& to) {
+        const Checkpoint checkpoint(from);
+        export_model(*ctx_, packed_blocks(*ctx_, checkpoint, run.config), format, to, kShardBytes);
+      };
+      convert_to(Export::gptq, run.output(), run.temp / "gptq");
+      convert_to(Export::compressed_tensors, run.temp / "gptq", run.temp / "back");
+      convert_to(Export::dense, run.temp / "gptq", run.temp / "dense");
+      for (const char* file : {"config.json", "model.safetensors", "chat_template.jinja"})
+        EXPECT_EQ(read_file(run.output() / file), read_file(run.temp / "back" / file)) << file;
+      run.write(Export::dense);
+      for (const char* file : {"config.json", "model.safetensors"})
+        EXPECT_EQ(read_file(run.output() / file), read_file(run.temp / "dense" / file)) << file;
+      EXPECT_NE(
+          error_text([&] { convert_to(Export::gptq, run.temp / "dense", run.temp / "none"); }).find("dense weights"),
+          std::string::npos);
+    }
 }
 
 // Widths by role and block, quantised activations at two sites, one of them in front of 16-bit weights, a quantised
@@ -256,7 +326,7 @@ TEST_F(Exporting, AKillLeavesNoFolderThatLooksWholeAndIsNot) {
     if (child == 0) {
       try {
         for (;;)
-          for (const Export format : {Export::compressed_tensors, Export::dense}) run.write(format);
+          for (const ExportFormat& format : export_formats()) run.write(format.id);
       } catch (const std::exception& error) {
         std::fprintf(stderr, "child: %s\n", error.what());
       }

@@ -32,7 +32,7 @@ TEST(RunFingerprint, FollowsWhatInfluencesTheResult) {
   free.threads = 3;
   free.output_dir = temp / "elsewhere";
   free.eval.windows = 5;
-  free.export_format = Export::dense;
+  free.exports = {Export::dense, Export::gptq};
   fs::copy(temp / "model", temp / "moved");
   free.model = temp / "moved";
   EXPECT_TRUE(same(fingerprint(free)));

@@ -149,7 +149,7 @@ TEST(Packed, RefusesConfigsThatAreNotSupported) {
     expect_part(text, part);
     expect_part(text, "here");
   };
-  expect_refused("/quant_method", "gptq", "gptq");
+  expect_refused("/quant_method", "awq", "awq");
   expect_refused("/quant_method", 4, "quant_method");
   expect_refused("/format", "marlin-24", "format");
   expect_refused("/format", 4, "format");

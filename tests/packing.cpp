@@ -2,11 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <bit>
-#include <cstring>
 
 #include "cpu/open.h"
 #include "quant/export_format.h"
 #include "tests/error_text.h"
+#include "tests/packed_file.h"
 #include "tests/tiny_model.h"
 
 namespace cbq {
@@ -20,23 +20,6 @@ int field(const std::vector<std::uint32_t>& words, std::int64_t i, int bits) {
     value |= int(words.at(std::size_t(bit / 32)) >> (bit % 32) & 1u) << k;
   }
   return value;
-}
-
-template <class T>
-std::vector<T> read(const SafetensorsFile& file, const std::string& name) {
-  std::vector<T> values(std::size_t(file.info(name).bytes) / sizeof(T));
-  std::memcpy(values.data(), file.bytes(name).data(), values.size() * sizeof(T));
-  return values;
-}
-
-float as_float(std::uint32_t bits, DType dtype) {
-  return dtype == DType::f32   ? std::bit_cast<float>(bits)
-         : dtype == DType::f16 ? f16_to_f32(std::uint16_t(bits))
-                               : bf16_to_f32(std::uint16_t(bits));
-}
-
-float rounded(float x, DType dtype) {
-  return dtype == DType::f32 ? x : dtype == DType::f16 ? f16_to_f32(f32_to_f16(x)) : bf16_to_f32(f32_to_bf16(x));
 }
 
 struct PackedCase {
@@ -58,8 +41,9 @@ std::vector<PackedCase> cases() {
 
 void write_layer(Context& ctx, const std::filesystem::path& folder, const HardWeight& hard, DType stored) {
   const auto format = compressed_tensors_format();
-  ShardWriter shards(folder, format->tensors("x", hard.codes.shape(), hard.spec, stored), kShardBytes);
-  format->write(ctx, shards, "x", hard, stored);
+  const LinearSpec spec{hard.spec, {}};
+  ShardWriter shards(folder, format->tensors("x", hard.codes.shape(), spec, stored), 1 << 30);
+  format->write(ctx, shards, "x", hard, spec, stored);
   shards.finish();
 }
 
@@ -120,6 +104,26 @@ TEST(Packing, EveryFieldStandsWhereTheFormatSaysAndDequantisesToTheSameBits) {
     EXPECT_EQ(wrong_zeros, 0);
     EXPECT_EQ(wrong_weights, 0);
   }
+}
+
+TEST(Packing, WeightsForIntegerProductsAreSignedBytes) {
+  const auto ctx = cpu::open(1);
+  Rng rng(13);
+  const TempFolder folder;
+  const LinearSpec spec{{8, -1, Symmetry::symmetric}, {8, Symmetry::symmetric}};
+  const HardWeight hard = random_hard_weight(*ctx, rng, {7, 15}, spec.weight, DType::bf16, DType::f32);
+  const auto format = compressed_tensors_format();
+  ShardWriter shards(folder.path(), format->tensors("x", {7, 15}, spec, DType::bf16), 1 << 20);
+  format->write(*ctx, shards, "x", hard, spec, DType::bf16);
+  shards.finish();
+  const SafetensorsFile file(folder / "model.safetensors");
+  ASSERT_EQ(file.tensors().size(), 2u);
+  EXPECT_EQ(file.info("x.weight").dtype, DType::i8);
+  EXPECT_EQ(file.info("x.weight").shape, (Shape{7, 15}));
+  EXPECT_EQ(file.info("x.weight_scale").shape, (Shape{7, 1}));
+  const auto codes = to_host<std::uint8_t>(*ctx, hard.codes);
+  const auto written = read<std::int8_t>(file, "x.weight");
+  for (std::size_t i = 0; i < codes.size(); ++i) ASSERT_EQ(int(written[i]), int(codes[i]) - 128);
 }
 
 // Three-bit codes 0, 1, ..., 7, 0, ... of one row, written out by hand: code 10 (2) and code 21 (5) straddle words.

@@ -114,7 +114,9 @@ TEST_F(Store, TheExportMayChangeUntilTheRunIsFinished) {
   { RunStore(output_, kRun).save_window(*ctx_, 1, {}, nullptr); }
   { RunStore(output_, dense).finish(); }
   EXPECT_EQ(open_error(dense), "no error");
-  EXPECT_TRUE(contains(open_error(kRun), "holds a run with another export (dense, and finished); choose"))
+  EXPECT_TRUE(contains(open_error(kRun),
+                       "holds a run with another export (dense, and finished: `cbq export` makes others of "
+                       "it); choose"))
       << open_error(kRun);
 }
 

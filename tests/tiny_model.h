@@ -104,7 +104,7 @@ inline Tensor normal_tensor(Context& ctx, Rng& rng, const Shape& shape, DType st
   return convert(ctx, from_host_bytes(ctx, shape, stored, normal_bytes(ctx, rng, shape, stored)), compute);
 }
 
-// Random codes and zero points over the whole grid, step sizes that `stored` holds.
+// Random codes and zero points over the whole grid, step sizes that `stored` and f16 hold.
 inline HardWeight random_hard_weight(Context& ctx, Rng& rng, const Shape& shape, const WeightSpec& spec, DType stored,
                                      DType compute) {
   std::vector<std::uint8_t> codes(std::size_t(shape.count()));
@@ -114,7 +114,7 @@ inline HardWeight random_hard_weight(Context& ctx, Rng& rng, const Shape& shape,
   for (float& scale : scales) scale = float(0.01 + 0.1 * rng.uniform());
   for (float& zero : zeros)
     zero = spec.symmetry == Symmetry::symmetric ? float(1 << (spec.bits - 1)) : float(rng.below(1u << spec.bits));
-  const Tensor scale = convert(ctx, from_host<float>(ctx, grid, DType::f32, scales), stored);
+  const Tensor scale = convert(ctx, convert(ctx, from_host<float>(ctx, grid, DType::f32, scales), stored), DType::f16);
   return {spec, from_host<std::uint8_t>(ctx, shape, DType::u8, codes), convert(ctx, scale, compute),
           from_host<float>(ctx, grid, compute, zeros)};
 }

@@ -6,7 +6,9 @@
 
 #include "core/json.h"
 #include "cpu/libraries.h"
+#include "quant/config_fields.h"
 #include "quant/config_keys.h"
+#include "quant/export.h"
 #include "tools/commands.h"
 #include "tools/output.h"
 #include "tools/train_config.h"
@@ -120,17 +122,21 @@ Example:
   cbq train examples/tiny-llama/train.json)")));
 }
 
+void add_data(CLI::App* command, EvalData& data) {
+  command->add_option("--data", data.files, "Text: .txt or .raw, .json or .jsonl with `text`, each also .gz")
+      ->required()
+      ->option_text("FILE ...");
+  command
+      ->add_option("--seqlen", data.seqlen, "Tokens of a window; without it as many as the model takes, at most 2048")
+      ->check(CLI::Range(std::int64_t(2), kMost))
+      ->option_text("N");
+  add_number(command, "--windows", data.windows, std::int64_t(0), kMost, "Most windows of each file; 0: all");
+}
+
 void add_eval(CLI::App& app, EvalOptions& options) {
   CLI::App* eval = app.add_subcommand("eval", "Measure perplexity, and the distance from another model");
   add_file(eval, "MODEL", options.model, kModelAbout);
-  eval->add_option("--data", options.data, "Text: .txt or .raw, .json or .jsonl with `text`, each also .gz")
-      ->required()
-      ->option_text("FILE ...");
-  eval->add_option("--seqlen", options.seqlen,
-                   "Tokens of a window; without it as many as the model takes, at most 2048")
-      ->check(CLI::Range(std::int64_t(2), kMost))
-      ->option_text("N");
-  add_number(eval, "--windows", options.windows, std::int64_t(0), kMost, "Most windows of each file; 0: all");
+  add_data(eval, options.data);
   eval->add_option("--reference", options.reference, "Measure KL divergence and top-1 agreement against this one")
       ->option_text("MODEL");
   add_device(eval, options.device);
@@ -146,6 +152,48 @@ top1 (share).
 Examples:
   cbq eval llama-7b --data wiki.test.raw
   cbq eval llama-7b-w4 --data wiki.test.raw --windows 16 --reference llama-7b --json)"));
+}
+
+void add_compare(CLI::App& app, CompareOptions& options) {
+  CLI::App* compare = app.add_subcommand("compare", "Measure several models against the first, in one table");
+  compare->add_option("MODEL", options.models, "Folders of checkpoints; the first is the reference")
+      ->required()
+      ->option_text("...");
+  add_data(compare, options.data);
+  add_device(compare, options.device);
+  add_json(compare, options.format);
+  compare->callback([&options] { compare_command(options); });
+  compare->footer(footer(
+      R"(The windows are those of the first model's tokenizer, as `cbq eval` takes them. Bits per weight are those of the
+linear layers in the blocks, with step sizes and zero points; the size is that of all tensors. Checkpoints of
+compressed-tensors and GPTQ are read as well as dense ones.
+JSON: data, seqlen, windows, models [{model, perplexity, kl, top1, bits_per_weight, bytes}].
+
+Example:
+  cbq compare llama-7b llama-7b-w4 llama-7b-gptq --data wiki.test.raw --windows 16)"));
+}
+
+void add_export(CLI::App& app, ExportOptions& options) {
+  CLI::App* command = app.add_subcommand("export", "Write a quantised checkpoint in another format");
+  std::vector<std::string> names;
+  for (const ExportFormat& format : export_formats()) names.push_back(format.name);
+  add_file(command, "MODEL", options.model, "Folder of a packed checkpoint, such as the output of `cbq run`");
+  command->add_option("--format", options.to, "The format: " + listed(names))
+      ->required()
+      ->check(CLI::IsMember(names))
+      ->option_text("NAME");
+  command->add_option("--out", options.out, "A new folder; without it MODEL/NAME")->option_text("DIR");
+  add_number(command, "--max-shard-size", options.max_shard_size, std::int64_t(1), std::int64_t(1'000'000'000'000),
+             "Most bytes of tensors in a file");
+  add_number(command, "--threads", options.threads, 0, kMostThreads, kThreadsAbout);
+  add_json(command, options.format);
+  command->callback([&options] { export_command(options); });
+  command->footer(footer(R"(The integers are those of MODEL, so nothing is calibrated and every format computes the same
+weights. Says which programs read the result, and the command that loads it.
+
+Examples:
+  cbq export llama-7b-w4 --format gptq
+  cbq export llama-7b-w4 --format dense --out llama-7b-w4-dense)"));
 }
 
 void add_inspect(CLI::App& app, InspectOptions& options) {
@@ -189,6 +237,8 @@ int run_command_line(int argc, char** argv) {
   RunOptions run, plan;
   TrainOptions train;
   EvalOptions eval;
+  CompareOptions compare;
+  ExportOptions to_format;
   InspectOptions inspect;
   GenerateOptions generate;
   CLI::App app("Quantises LLaMA- and OPT-family language models by cross-block reconstruction.", "cbq");
@@ -199,6 +249,8 @@ int run_command_line(int argc, char** argv) {
   add_plan(app, plan);
   add_train(app, train);
   add_eval(app, eval);
+  add_compare(app, compare);
+  add_export(app, to_format);
   add_inspect(app, inspect);
   add_generate(app, generate);
   try {

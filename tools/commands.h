@@ -43,17 +43,42 @@ struct TrainOptions {
 // result.
 void train_command(const TrainOptions& options);
 
-struct EvalOptions {
-  std::filesystem::path model;
-  std::vector<std::filesystem::path> data;
+// Text to measure on.
+struct EvalData {
+  std::vector<std::filesystem::path> files;
   std::optional<std::int64_t> seqlen;  // default: 2048, or the model's positions if they are fewer
   std::int64_t windows = 0;            // most of each file; 0: all
+};
+
+struct EvalOptions {
+  std::filesystem::path model;
+  EvalData data;
   std::optional<std::filesystem::path> reference;
   DeviceOptions device;
   ResultFormat format = ResultFormat::text;
 };
 // Perplexity over the windows of all files, and the distance from a reference model on the same windows.
 void eval_command(const EvalOptions& options);
+
+struct CompareOptions {
+  std::vector<std::filesystem::path> models;  // the first is the reference
+  EvalData data;
+  DeviceOptions device;
+  ResultFormat format = ResultFormat::text;
+};
+// Perplexity, distance from the first model, bits per weight and size of several models in one table.
+void compare_command(const CompareOptions& options);
+
+struct ExportOptions {
+  std::filesystem::path model;
+  std::string to;                            // name of the format
+  std::optional<std::filesystem::path> out;  // default: MODEL/FORMAT
+  std::int64_t max_shard_size = 5'000'000'000;
+  int threads = 0;
+  ResultFormat format = ResultFormat::text;
+};
+// Writes a packed checkpoint in another format, from its integers.
+void export_command(const ExportOptions& options);
 
 struct InspectOptions {
   std::filesystem::path model;
