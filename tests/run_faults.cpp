@@ -106,12 +106,12 @@ TEST_F(RunFaults, ALostDeviceKeepsFinishedWindows) {
   run_on(*cpu_, "whole");
   static const Kernels* working = cpu_->kernels;
   Kernels table = *working;
-  table.adamw_step = [](Context& ctx, View value, View m, View v, View grad, const AdamStep& step) {
+  table.adamw_step = [](Context& ctx, std::span<const AdamTensor> tensors) {
     if (steps_left-- <= 0) fail(ErrorKind::device_lost, "cuda: the GPU stopped working");
-    working->adamw_step(ctx, value, m, v, grad, step);
+    working->adamw_step(ctx, tensors);
   };
   TestContext breaking(*cpu_, table, cpu_->allocator, kPlenty);
-  steps_left = 300;
+  steps_left = 8;  // six a window
   EXPECT_EQ(error_text([&] { run_on(breaking, "stopped"); }, ErrorKind::device_lost),
             "cuda: the GPU stopped working; finished windows are kept, the same command goes on");
   EXPECT_EQ(windows_done("stopped"), 1);
