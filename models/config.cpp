@@ -6,6 +6,7 @@
 
 #include "core/json.h"
 #include "core/safetensors.h"
+#include "models/gguf.h"
 
 namespace cbq {
 namespace {
@@ -110,10 +111,10 @@ DType dtype_of_shards(const std::filesystem::path& folder) {
        ": config.json has no \"dtype\" and there is no *.safetensors file with float tensors to take it from");
 }
 
-DType read_dtype(const Keys& keys, const std::filesystem::path& folder) {
+DType read_dtype(const Keys& keys, const std::filesystem::path* folder) {
   const char* key = keys.find("dtype") ? "dtype" : "torch_dtype";
   const std::string text = keys.text_or(key, "");
-  if (text.empty()) return dtype_of_shards(folder);
+  if (text.empty() && folder) return dtype_of_shards(*folder);
   for (const auto& [name, dtype] : {std::pair("float32", DType::f32), std::pair("float16", DType::f16),
                                     std::pair("bfloat16", DType::bf16), std::pair("float64", DType::f64)})
     if (text == name) return dtype;
@@ -210,18 +211,15 @@ std::string read_architecture(const Keys& keys) {
   return value->front().get<std::string>();
 }
 
-}  // namespace
-
-ModelConfig read_model_config(const std::filesystem::path& folder) {
-  const std::filesystem::path file = folder / "config.json";
-  const json root = parse_json_file(file);
-  const Keys keys(root, file.string());
+// `folder`: whose shards say the dtype where the content does not.
+ModelConfig read(const json& root, const std::string& where, const std::filesystem::path* folder) {
+  const Keys keys(root, where);
   ModelConfig config{};
   config.architecture = read_architecture(keys);
   const std::string& name = config.architecture;
   const bool is_opt = name == "OPTForCausalLM";
   require_input(is_opt || name == "LlamaForCausalLM" || name == "MistralForCausalLM" || name == "Qwen2ForCausalLM",
-                file.string(), ": architecture ", quoted_text(name), " is not supported; supported are ", kSupported);
+                where, ": architecture ", quoted_text(name), " is not supported; supported are ", kSupported);
   config.layers = keys.integer("num_hidden_layers", 1, kMaxLayers);
   config.hidden = keys.integer("hidden_size", 1, kMaxWidth);
   config.heads = keys.integer("num_attention_heads", 1, kMaxHeads);
@@ -232,6 +230,18 @@ ModelConfig read_model_config(const std::filesystem::path& folder) {
   if (const auto bos = keys.token_ids("bos_token_id"); !bos.empty()) config.bos = bos.front();
   config.eos = keys.token_ids("eos_token_id");
   return config;
+}
+
+}  // namespace
+
+ModelConfig model_config(const json& root, const std::string& where) {
+  return read(root, where, nullptr);
+}
+
+ModelConfig read_model_config(const std::filesystem::path& folder) {
+  if (const auto file = gguf_file(folder)) return GgufModel(*file).config();
+  const std::filesystem::path file = folder / "config.json";
+  return read(parse_json_file(file), file.string(), &folder);
 }
 
 }  // namespace cbq

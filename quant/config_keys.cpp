@@ -151,7 +151,8 @@ std::vector<ConfigKey> make_keys() {
   const Choices<WindowSchedule> windows{{{"fixed", WindowSchedule::fixed}, {"grow", WindowSchedule::grow}}};
   const Choices<CfpPreset> presets{
       {{"off", CfpPreset::off}, {"paper", CfpPreset::paper}, {"msmodelslim", CfpPreset::msmodelslim}}};
-  const Choices<Export> exports{{{"compressed-tensors", Export::compressed_tensors}, {"dense", Export::dense}}};
+  const Choices<Export> exports{
+      {{"compressed-tensors", Export::compressed_tensors}, {"dense", Export::dense}, {"gguf", Export::gguf}}};
   const IntegerRange sequence{2, kLongestSequence};
   const NumberRange rate{0, 10}, weight{0, 1e6}, share{0, 1}, exponent{1, 1000};
   return {
@@ -203,7 +204,8 @@ std::vector<ConfigKey> make_keys() {
       plain("cfp_lambda2", &C::cfp_lambda2, NumberRange{0, 1000}, "weight of the variance within the kept values"),
       plain("act_order", &C::act_order, Switch(), "gptq: columns with large activations first"),
       plain("damping", &C::damping, share, "gptq: share of the Hessian's mean diagonal that is added to it"),
-      choice("export", &C::export_format, exports, "packed integers, or weights in the source's type"),
+      choice("export", &C::export_format, exports,
+             "packed integers, weights in the source's type, or one file for llama.cpp"),
       paths("eval.data", &RunConfig::Eval::data, "text to measure perplexity on; none: no evaluation"),
       plain("eval.seqlen", &RunConfig::Eval::seqlen, sequence, "tokens of a window; seqlen where absent"),
       plain("eval.windows", &RunConfig::Eval::windows, IntegerRange{0, kManySamples}, "most windows a file; 0: all"),

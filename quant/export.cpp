@@ -7,6 +7,7 @@
 
 #include "core/json.h"
 #include "quant/export_format.h"
+#include "quant/export_gguf.h"
 #include "quant/hard_block.h"
 
 namespace cbq {
@@ -26,9 +27,9 @@ bool is_copied(const std::string& name) {
          name.starts_with("LICENSE");
 }
 
-// model.safetensors and model-00001-of-00003.safetensors.
+// model.safetensors, model-00001-of-00003.safetensors and model.gguf.
 bool is_shard(const std::string& name) {
-  return name == "model.safetensors" ||
+  return name == "model.safetensors" || name == kGgufFile ||
          (name.starts_with("model-") && name.find("-of-") != std::string::npos && name.ends_with(".safetensors"));
 }
 
@@ -234,6 +235,11 @@ ordered_json extra_quantisers(const ExportedModel& model, ListedActivations list
 
 void export_checkpoint(Context& ctx, const Model& source, const RunStore& store, const std::vector<BlockSpec>& specs,
                        const RunConfig& config) {
+  if (config.export_format == Export::gguf) {
+    remove_earlier_export(config.output_dir);
+    const auto block = [&](std::int64_t i) { return store.load_block(ctx, source.config(), i, source.compute()); };
+    return export_gguf(ctx, source, block, specs, config.output_dir / kGgufFile);
+  }
   Exporter(ctx, source, store, specs, config).run();
 }
 

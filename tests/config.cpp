@@ -243,7 +243,7 @@ ordered_json drawn(const std::string& name, const ordered_json& written, test::R
       {"window_schedule", {"fixed", "grow"}},
       {"precision", {"auto", "float32", "bfloat16"}},
       {"offload", {"auto", "device", "host", "disk"}},
-      {"export", {"compressed-tensors", "dense"}}};
+      {"export", {"compressed-tensors", "dense", "gguf"}}};
   if (name == "wbits") return weight_widths[rng.below(7)];
   if (name == "abits" || name == "kv_bits") return activation_widths[rng.below(4)];
   if (name == "seed") return rng.next();
