@@ -5,16 +5,11 @@
 
 #include "models/gguf.h"
 #include "models/tokenizer/gguf_vocabulary.h"
+#include "quant/gguf_scheme.h"
 #include "quant/hard_block.h"
 
 namespace cbq {
 namespace {
-
-constexpr const char* kOthers = "; compressed-tensors and dense can carry it";
-
-bool is_asymmetric(const WeightSpec& spec) {
-  return spec.symmetry == Symmetry::asymmetric;
-}
 
 const char* torch_name(DType dtype) {
   return dtype == DType::f16 ? "float16" : dtype == DType::bf16 ? "bfloat16" : "float32";
@@ -31,33 +26,6 @@ std::uint32_t file_type(GgmlType type) {
     case GgmlType::bf16: return 32;
   }
   return 0;
-}
-
-// Codes (out, in) and grid (out, in/G) of a weight as the blocks of `type`, row by row in the order `row_of`.
-template <class RowOf>
-std::vector<std::byte> blocks_of(Context& ctx, const HardWeight& hard, GgmlType type, const std::string& name,
-                                 const RowOf& row_of) {
-  const std::int64_t out = hard.codes.size(0), in = hard.codes.size(1), groups = hard.scale.size(1),
-                     bytes = block_bytes(type);
-  const auto codes = to_host<std::uint8_t>(ctx, hard.codes);
-  const auto scales = to_host<float>(ctx, hard.scale), zeros = to_host<float>(ctx, hard.zero);
-  std::vector<std::byte> file(std::size_t(out * in / kGgmlBlock * bytes));
-  std::size_t at = 0;
-  for (std::int64_t r = 0; r < out; ++r)
-    for (std::int64_t c = 0; c < in; c += kGgmlBlock, at += std::size_t(bytes)) {
-      const std::int64_t row = row_of(r), group = row * groups + c * groups / in;
-      const float scale = scales[std::size_t(group)], zero = zeros[std::size_t(group)];
-      GgmlBlock block;
-      block.d = f32_to_f16(scale);
-      require(scale < 65520, "export: ", name, ": found a step size of ", scale, ", which f16 cannot hold");
-      // Q4_1 keeps q and adds m; the others keep q - z.
-      if (type == GgmlType::q4_1) block.m = f32_to_f16(-zero * f16_to_f32(block.d));
-      const int shift = type == GgmlType::q4_1 ? 0 : type == GgmlType::q4_0 ? 8 - int(zero) : -int(zero);
-      for (std::int64_t i = 0; i < kGgmlBlock; ++i)
-        block.codes[std::size_t(i)] = std::int8_t(codes[std::size_t(row * in + c + i)] + shift);
-      pack_block(type, block, std::span(file).subspan(at, std::size_t(bytes)));
-    }
-  return file;
 }
 
 class Exporter {
@@ -157,7 +125,7 @@ class Exporter {
               "export: ", linear_name(model_, layer, role), ": the integers in the store do not belong to this run");
       const GgmlType type = gguf_type(planned, shape, model_.dtype);
       if (is_quantised(type))
-        writer.write(name, blocks_of(ctx_, *hard, type, name, [&](std::int64_t r) { return source_row(role, r); }));
+        writer.write(name, gguf_blocks(ctx_, *hard, type, name, [&](std::int64_t r) { return source_row(role, r); }));
       else
         writer.write(name, dense_rows(name, role,
                                       hard ? dequantise(ctx_, *hard, model_.dtype, hard->scale.dtype())
@@ -234,32 +202,6 @@ class Exporter {
 };
 
 }  // namespace
-
-GgmlType gguf_type(const WeightSpec& spec, const Shape& weight, DType stored) {
-  if (!spec.quantised() || weight[1] % kGgmlBlock != 0) return ggml_type(stored);
-  if (spec.bits <= 3 || (spec.bits == 4 && !is_asymmetric(spec))) return GgmlType::q4_0;
-  return spec.bits == 4 ? GgmlType::q4_1 : GgmlType::q8_0;
-}
-
-void require_gguf(const ModelConfig& config, const std::vector<BlockSpec>& specs, const ActivationSpec& kv_cache) {
-  const auto refuse = [](const auto&... parts) {
-    fail(ErrorKind::bad_input, "export: a GGUF file cannot carry ", parts..., kOthers);
-  };
-  if (config.family != Family::llama) refuse("the architecture ", config.architecture);
-  if (config.dtype == DType::f64) refuse("float64 tensors");
-  if (kv_cache.bits < 16) refuse("a cache quantised to ", kv_cache.bits, " bits");
-  for (std::int64_t layer = 0; layer < config.layers; ++layer)
-    for (const LinearRole role : linear_roles(config.family)) {
-      const LinearSpec& spec = specs.at(std::size_t(layer))[std::size_t(role)];
-      const std::string name = linear_name(config, layer, role);
-      if (spec.activation.bits < 16) refuse("activations quantised to ", spec.activation.bits, " bits (", name, ")");
-      if (!is_quantised(gguf_type(spec.weight, weight_shape(config, role), config.dtype))) continue;
-      if (spec.weight.bits == 8 && is_asymmetric(spec.weight)) refuse("asymmetric weights of 8 bits (", name, ")");
-      if (spec.weight.group_size > 0 && spec.weight.group_size % kGgmlBlock != 0)
-        refuse("groups of ", spec.weight.group_size, " (", name, "), only multiples of ", kGgmlBlock,
-               " and whole rows");
-    }
-}
 
 void export_gguf(Context& ctx, const Model& source, const HardBlocks& blocks, const std::vector<BlockSpec>& specs,
                  const std::filesystem::path& file) {

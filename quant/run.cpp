@@ -12,7 +12,7 @@
 #include "models/dataset.h"
 #include "models/tokenizer/gguf_vocabulary.h"
 #include "quant/export.h"
-#include "quant/export_gguf.h"
+#include "quant/gguf_scheme.h"
 #include "quant/reconstruct.h"
 #include "quant/time_plan.h"
 

@@ -4,11 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <numbers>
 
 #include "cpu/open.h"
 #include "models/gguf.h"
 #include "models/tokenizer/tokenizer.h"
+#include "quant/gguf_scheme.h"
 #include "tests/error_text.h"
 #include "tests/mutate.h"
 #include "tests/tiny_model.h"
