@@ -59,6 +59,9 @@ std::unique_ptr<Tokenizer> sentencepiece(const GgufVocabulary& v, const std::str
   model.types = v.types;
   model.model_type = kSpmBpe;
   model.unk = v.unk.value_or(0);
+  // sentencepiece wants exactly one unknown piece; llama.cpp takes files with more.
+  std::ranges::replace(model.types, PieceType::unknown, PieceType::control);
+  model.types[std::size_t(model.unk)] = PieceType::unknown;
   model.bos = v.bos.value_or(-1);
   model.eos = v.eos.value_or(-1);
   model.pad = v.pad.value_or(-1);
