@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -51,5 +52,8 @@ class Model {
   DType compute_;
   OuterWeights outer_;
 };
+
+// Supplies block i of a model whose outer weights are another's; called once per block, in order.
+using BlockSource = std::function<std::unique_ptr<BlockLayers>(std::int64_t i)>;
 
 }  // namespace cbq

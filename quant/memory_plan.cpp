@@ -6,6 +6,7 @@
 #include "core/progress.h"
 #include "quant/cross_block.h"
 #include "quant/gptq.h"
+#include "quant/metrics.h"
 #include "quant/reconstruct.h"
 
 namespace cbq {
@@ -111,8 +112,9 @@ MemoryPlan plan_with(const RunConfig& run, const std::vector<BlockSpec>& specs, 
   } else if (run.method == Method::gptq) {
     gptq_block(ctx, shape, *blocks[0], quantised, 1, shape.dtype, {run.act_order, run.damping});
   }
-  window[0]->moved_share(ctx);
-  const auto done = dense_block(ctx, shape, window[0]->harden(ctx, shape.dtype));
+  const HardBlock hard = window[0]->harden(ctx, shape.dtype);
+  finished_metrics(ctx, shape, 0, *window[0], hard);
+  const auto done = dense_block(ctx, shape, hard);
   if (quantised.size() > 0) block_forward(ctx, shape, *done, quantised.load(ctx, 0), sequence);
   items.add_rest("one step: quantised weights, activations, gradients, moments");
   const std::int64_t elsewhere_bytes = ctx.host_allocator->peak_bytes();

@@ -51,7 +51,6 @@ class QuantBlock final : public BlockLayers {
 
   std::map<std::string, Tensor> state();
   void restore(const std::map<std::string, Tensor>& state);
-  double moved_share(Context& ctx) const;
 
   // Replaces the rounding of a layer by given integers, from now on (GPTQ).
   void fix(Context& ctx, LinearRole role, HardWeight hard, DType stored);

@@ -22,7 +22,6 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr int kFormat = 1;  // of progress.json and the files it speaks of
-constexpr const char* kFolder = ".cbq";
 constexpr const char* kLock = "lock";
 constexpr const char* kProgress = "progress.json";
 constexpr const char* kBlocks = "blocks";
@@ -139,7 +138,7 @@ std::string numbered(const char* prefix, std::int64_t number) {
 }  // namespace
 
 RunStore::RunStore(const fs::path& output_dir, const Fingerprint& fingerprint)
-    : folder_(output_dir / kFolder), fingerprint_(fingerprint) {
+    : folder_(output_dir / kStateFolder), fingerprint_(fingerprint) {
   std::error_code ignored;
   require_input(!fs::exists(output_dir, ignored) || fs::is_directory(output_dir, ignored), output_dir.string(),
                 ": expected a folder, found a file; choose another output_dir");
