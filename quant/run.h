@@ -24,7 +24,8 @@ nlohmann::ordered_json plan_json(const RunPlan& plan);
 // Does the job and returns what is written to OUTPUT/report.json:
 //   config, model {architecture, blocks, hidden, parameters}; results and after_block of evaluate_run; texts of
 //   continue_prompts; size, versions and files of add_provenance; time_s by phase, time_floor_s where one is known;
-//   peak_memory_bytes of the compute memory by phase, and of the process on the host; memory_plan as plan_json gives it.
+//   peak_memory_bytes of the compute memory by phase, and of the process on the host; memory_plan as plan_json gives
+//   it.
 // OUTPUT/report.html shows it together with metrics.jsonl. Plan, progress and the table go to `log`. Goes
 // on where an interrupted run of the same config stopped; a finished one is only reported. Throws Error, and
 // Interrupted (of quant/cross_block.h) when `stop` is requested: the state is then saved.

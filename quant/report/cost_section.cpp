@@ -44,6 +44,7 @@ std::string memory_chart(const RunRecord& run) {
 }
 
 std::string phase_table(const Json& report) {
+  const double expected = number_at(report, "memory_plan.expected_s");  // 0 where it is not known
   const Json& phases = value_at(report, "time_s");
   if (!phases.is_object()) return {};
   std::vector<std::vector<std::string>> rows;
@@ -53,8 +54,7 @@ std::string phase_table(const Json& report) {
     if (std::isfinite(took)) total += took;
     rows.push_back({escaped(capitalised(phase)), number_html(took, Unit::seconds),
                     number_html(number_at(report, "time_floor_s." + phase), Unit::seconds),
-                    number_html(phase == "reconstruct" ? number_at(report, "memory_plan.expected_s") : std::nan(""),
-                                Unit::seconds),
+                    number_html(phase == "reconstruct" && expected > 0 ? expected : std::nan(""), Unit::seconds),
                     number_html(number_at(report, "peak_memory_bytes." + phase), Unit::bytes)});
   }
   rows.push_back({"All", number_html(total, Unit::seconds), "", "", ""});

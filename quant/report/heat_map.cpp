@@ -33,7 +33,7 @@ std::string draw(const HeatMap& map) {
   }
   if (std::isfinite(map.low) && std::isfinite(map.high)) low = map.low, high = map.high;
   const auto opacity = [&](double value) {
-    return high > low ? kFaintest + (1 - kFaintest) * (value - low) / (high - low) : (kFaintest + 1) / 2;
+    return high > low ? kFaintest + (1 - kFaintest) * (value - low) / (high - low) : kFaintest;
   };
   const double width = (kRight - kLeft) / double(columns), gap = std::min(kGap, width / 4);
   const double bottom = kTop + kRowHeight * double(map.rows.size());

@@ -90,7 +90,7 @@ std::string number_text(double value, Unit unit, int digits) {
       return printed("%.*f %%", is_round ? 0 : std::abs(value) < 0.1 ? 2 : 1, 100 * value);
     }
     case Unit::bytes: return format_bytes(std::int64_t(value));
-    case Unit::seconds: return format_duration(value);
+    case Unit::seconds: return value >= 0 && value < 1 ? significant(value, 2) + " s" : format_duration(value);
     case Unit::count: return grouped(printed("%.*f", 0, value));
   }
   return {};

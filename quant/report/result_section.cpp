@@ -33,7 +33,7 @@ std::string lead(const Json& report) {
       concat("Perplexity ", number_html(number_at(report, "results.full_precision.perplexity"), Unit::plain),
              " becomes ", number_html(number_at(report, "results.quantised.perplexity"), Unit::plain), " at ",
              number_html(number_at(report, "size.bits_per_weight"), Unit::plain, 3), " bits a weight.");
-  if (nearest > 0)
+  if (nearest > 0 && text_at(report, "config.method") != "rtn")
     text += concat(" Rounding to nearest with as many bits gives ",
                    number_html(number_at(report, "results.nearest.perplexity"), Unit::plain), "; the KL divergence is ",
                    number_html(kl / nearest, Unit::ratio), " of what it costs.");

@@ -80,16 +80,19 @@ code { font: 0.875em "JetBrains Mono", "DejaVu Sans Mono", Consolas, monospace; 
   h1 { font-size: 1.4rem; }
   h2 { margin-top: 2.5rem; }
   .lead { font-size: 1.05rem; }
-  table { font-size: 0.875rem; }
-  th, td { padding-right: 0.6rem; }
-  thead th { white-space: normal; font-size: 0.75rem; }
+  th, td { padding-right: 0.35rem; }
+  table { font-size: 0.8125rem; }
+  thead th, thead th.n { white-space: normal; font-size: 0.6875rem; line-height: 1.25; }
   svg text, svg .axis, svg .number { font-size: 12.5px; }
 }
 @media print {
   :root { --paper: #fff; --ink: #000; --muted: #555; --rule: #ccc; --faint: #fff;
     --c0: #2759a8; --c1: #bf5f17; --c2: #2f7d4f; --c3: #8447a0; --c4: #0f7f8c; --c5: #b3364f; --c6: #7c6a12;
   --c7: #55606e; }
-  body { padding: 0; max-width: none; font-size: 11px; }
+  html { font-size: 10.5px; }
+  body { padding: 0; max-width: none; font-size: 1rem; }
+  .charts, .texts { grid-template-columns: 1fr 1fr; gap: 1.5rem 2rem; }
+  h2 { margin-top: 2rem; }
   .cell, .bar, i.box { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   h2, h3, figcaption { break-after: avoid; }
 }
