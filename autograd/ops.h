@@ -51,6 +51,7 @@ struct WeightQuantiserVars {
   int bits;
   Rounder rounder;
   Var dense, a1, a2;
+  Tensor start_scale = {};  // a constant, or empty
 };
 // w_hat (out, in). Saves its inputs, not w_hat.
 Var quantise_weight(Context& ctx, const WeightQuantiserVars& inputs);

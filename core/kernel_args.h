@@ -25,10 +25,10 @@ struct WeightGrid {
   int bits;
 };
 
-// How w / s becomes the integer u (docs/method.md, "Rounding"). `offset` stands for the learned matrix below.
-//   straight_through: u = round(w/s + offset); gradients pass through round unchanged
-//   sigmoid:          u = floor(w/s) + h(V0 + offset), h(v) = clip(1.2 sigmoid(v) - 0.1, 0, 1), and
-//                     V0 = h^-1(frac(w/s)) recomputed from w and s (AdaRound 2004.10568, eq. 23; LoRA-Rounding)
+// How w / s0 becomes the integer u (docs/method.md, "Rounding"). `offset` stands for the learned matrix below.
+//   straight_through: u = round(w/s0 + offset); gradients pass through round unchanged
+//   sigmoid:          u = floor(w/s0) + h(V0 + offset), h(v) = clip(1.2 sigmoid(v) - 0.1, 0, 1), and
+//                     V0 = h^-1(frac(w/s0)) recomputed from w and s0 (AdaRound 2004.10568, eq. 23; LoRA-Rounding)
 //   sigmoid_hard:     the same with h rounded to 0 or 1: what is written to disk
 enum class Rounder { straight_through, sigmoid, sigmoid_hard };
 
@@ -43,6 +43,8 @@ struct WeightQuantiser {
   WeightGrid grid;
   Rounder rounder;
   RoundingOffset offset;
+  // s0, shaped as grid.scale: u is decided on it, and s only scales what was decided. Empty: s0 = s.
+  View start_scale = {};
 };
 
 // Where the gradients of a WeightQuantiser go; empty Views are skipped. Shapes as in WeightQuantiser.

@@ -94,8 +94,9 @@ struct Kernels {
                               Symmetry symmetry);
   // w_hat = s (clip(u + z, 0, 2^bits - 1) - z)
   void (*quantise_weight_forward)(Context&, View w_hat, const WeightQuantiser& quantiser);
-  // m = 1 where not clipped, else 0. Straight-through for u in w; for s with u - w/s held constant; sigmoid through h':
-  //   dscale = sum_group dw_hat (m (u - w/s) + (1-m) (q - z)), dzero = sum_group dw_hat (-s) (1-m), dw = m dw_hat
+  // m = 1 where not clipped, else 0. Straight-through for u in w; for s with u - w/s held constant where s0 = s, and
+  // with u held constant where it is decided on a start_scale of its own; sigmoid through h':
+  //   dscale = sum_group dw_hat (q - z - m w/s where s0 = s), dzero = sum_group dw_hat (-s) (1-m), dw = m s/s0 dw_hat
   //   doffset = m s dw_hat times 1 (straight_through), h' (sigmoid), 0 (sigmoid_hard); da1 = doffset a2^T, da2 = a1^T
   //   doffset
   void (*quantise_weight_backward)(Context&, const WeightQuantiserGrads& grads, View dw_hat,

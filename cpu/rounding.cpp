@@ -29,7 +29,7 @@ void find_offset(Piece<T>& piece, const Quantiser<T>& q) {
   }
 }
 
-// u (here still floor(w/s)), h and its slope from ratio and offset.
+// u (here still floor(w/s0)), h and its slope from ratio and offset.
 template <class T>
 void find_sigmoid(Piece<T>& piece) {
 #pragma omp simd
@@ -56,8 +56,8 @@ void round_piece(Piece<T>& piece, const Quantiser<T>& q) {
 #pragma omp simd
     for (std::int64_t c = 0; c < piece.count; ++c) body(std::size_t(c));
   };
-  piece.s = q.scale(piece.r, piece.g), piece.z = q.zero(piece.r, piece.g);
-  each([&](std::size_t c) { piece.ratio[c] = w[c] / piece.s; });
+  piece.s = q.scale(piece.r, piece.g), piece.s0 = q.start(piece.r, piece.g), piece.z = q.zero(piece.r, piece.g);
+  each([&](std::size_t c) { piece.ratio[c] = w[c] / piece.s0; });
   find_offset(piece, q);
   if (q.rounder == Rounder::straight_through) {
     each([&](std::size_t c) { piece.u[c] = std::nearbyint(piece.ratio[c] + piece.offset[c]), piece.slope[c] = 1; });

@@ -1,7 +1,8 @@
 // Gradients of the quantised weight, and the regulariser that drives h to 0 or 1. Formulas of u, h, h': cpu/rounding.h.
 //
 //   m = 1 where 0 <= u + z <= 2^bits - 1, else 0
-//   dw = m dw_hat;  dscale = sum_group dw_hat (m (u - w/s) + (1-m) (q - z));  dzero = -s sum_group (1-m) dw_hat
+//   dw = m s/s0 dw_hat;  dscale = sum_group dw_hat (q - z - m w/s);  dzero = -s sum_group (1-m) dw_hat
+// where m w/s of dscale is left out when u is decided on a start_scale, which s does not move.
 //   doffset = m s du/dd dw_hat;  da1 = doffset a2^T;  da2 = a1^T doffset
 //   L_com = mean(1 - |2h - 1|^beta)   (AdaRound 2004.10568, eq. 24);  dL_com/dd = -2 beta sign(2h-1) |2h-1|^(beta-1) h'
 //   / count
@@ -75,21 +76,26 @@ void backward(Context& ctx, const WeightQuantiserGrads& grads, Rows<const T> dw_
     double scale_sum = 0, clipped_sum = 0;
     const auto visit = [&](const Piece<T>& piece) {
       const T* dy = dw_hat.row(r) + piece.begin;
-      const T s = piece.s, z = piece.z, last = q.last;
+      const T s = piece.s, z = piece.z, last = q.last, moves = q.decided_on == DecidedOn::scale ? T(1) : T(0);
       std::array<T, kPiece> passed;  // m dw_hat
       double ds = 0, dz = 0;
 #pragma omp simd reduction(+ : ds, dz)
       for (std::int64_t i = 0; i < piece.count; ++i) {
         const std::size_t c = std::size_t(i);
         const T u = piece.u[c], ratio = piece.ratio[c], v = u + z;
-        const T clipped = (v < 0 ? T(0) : v > last ? last : v) - z, free = u - ratio;
+        const T clipped = (v < 0 ? T(0) : v > last ? last : v) - z, free = u - moves * ratio;
         const bool inside = v >= 0 && v <= last;
         passed[c] = inside ? dy[i] : T(0);
         ds += double(dy[i]) * double(inside ? free : clipped);
         dz += double(dy[i] - passed[c]);
       }
       scale_sum += ds, clipped_sum += dz;
-      if (dw.data) std::copy_n(passed.data(), piece.count, dw.row(r) + piece.begin);
+      if (dw.data) {
+        T* to = dw.row(r) + piece.begin;
+        const T per_w = s / piece.s0;
+#pragma omp simd
+        for (std::int64_t i = 0; i < piece.count; ++i) to[i] = per_w * passed[std::size_t(i)];
+      }
       if (doffset.data) {
         T* to = doffset.row(r) + piece.begin;
 #pragma omp simd

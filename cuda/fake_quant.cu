@@ -92,7 +92,8 @@ __device__ Step grid_of_row(const Row& row, float factor, int bits, Symmetry sym
   const float z = symmetric ? float(1 << (bits - 1)) : range > 0 ? rintf(-low * last / range) : 0.0f;
   // The floor makes an all-zero row 0 / s = 0 instead of 0 / 0; NaN stays. A multiple of s up to N / factor must not
   // overflow.
-  return make_step(s < FLT_MIN ? FLT_MIN : s, z, last, factor >= 0x1p-40f ? kLargestFastStep<Rounder::straight_through> : 0);
+  const float normal = s < FLT_MIN ? FLT_MIN : s;
+  return make_step(normal, normal, z, factor >= 0x1p-40f ? kLargestFastStep<Rounder::straight_through> : 0).with(last);
 }
 
 // Floor: x read, y written: a block has a row in registers between the reduction and the write.

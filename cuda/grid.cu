@@ -78,7 +78,7 @@ class BlockGroup {
 // neither tiny nor huge weights leave the range of float.
 template <int kThreads, class Group>
 __device__ double rounding_error(const Group& group, const GroupGrid& grid, float last, float largest_fast) {
-  const Step step = make_step(grid.s, grid.z, last, largest_fast);
+  const Step step = make_step(grid.s, grid.s, grid.z, largest_fast).with(last);
   float sum = 0;
   const auto add = [&](float ratio) {
     const float error = ratio - nearest_on_grid(ratio, step);

@@ -10,7 +10,7 @@ namespace {
 // Floor: w read, w_hat written, 4 bytes a bf16 weight; a dense offset adds 4.
 template <Rounder kRounder, Offset kOffset, int N, class T>
 __global__ void __launch_bounds__(kRoundThreads) values_kernel(Rows<T> w_hat, Weights<T> weights) {
-  __shared__ Step steps[kTileSteps];
+  __shared__ StoredStep steps[kTileSteps];
   const TileWalk<kRounder, kOffset, N, T> walk(weights, steps);
   if (!walk.active) return;
   walk.each_row(NoCursor(), [&](const Place& at, const Rounded(&rounded)[N], NoCursor::Nothing) {
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kRoundThreads) values_kernel(Rows<T> w_hat, We
 // Floor: w read, codes written, 3 bytes a bf16 weight. NaN, which no code stands for, gives 0.
 template <Rounder kRounder, Offset kOffset, int N, class T>
 __global__ void __launch_bounds__(kRoundThreads) codes_kernel(Rows<std::uint8_t> codes, Weights<T> weights) {
-  __shared__ Step steps[kTileSteps];
+  __shared__ StoredStep steps[kTileSteps];
   const TileWalk<kRounder, kOffset, N, T> walk(weights, steps);
   if (!walk.active) return;
   walk.each_row(NoCursor(), [&](const Place& at, const Rounded(&rounded)[N], NoCursor::Nothing) {
@@ -55,7 +55,7 @@ WeightQuantiser dense_factors(Context& ctx, Tensor& scratch, const WeightQuantis
   if (!quantiser.offset.a1) return quantiser;
   scratch = Tensor(ctx, {quantiser.w.rows(), quantiser.w.cols()}, DType::f32);
   matmul(ctx, scratch, quantiser.offset.a1, Trans::no, quantiser.offset.a2, Trans::no, {}, Write::set);
-  return {quantiser.w, quantiser.grid, quantiser.rounder, {scratch, {}, {}}};
+  return {quantiser.w, quantiser.grid, quantiser.rounder, {scratch, {}, {}}, quantiser.start_scale};
 }
 
 void quantise_weight_forward(Context& ctx, View w_hat, const WeightQuantiser& quantiser) {

@@ -2,7 +2,8 @@
 // cuda/rounding_weight.cuh.
 //
 //   m = 1 where -z <= u <= N - z, else 0, N = 2^bits - 1
-//   dw = m dw_hat;  dscale = sum_group dw_hat (m (u - w/s) + (1-m) (q - z));  dzero = -s sum_group (1-m) dw_hat
+//   dw = m s/s0 dw_hat;  dscale = sum_group dw_hat (q - z - m w/s);  dzero = -s sum_group (1-m) dw_hat
+//   where m w/s of dscale is left out when u is decided on a start_scale, which s does not move
 //   doffset = m s du/dd dw_hat;  da1 = doffset a2^T;  da2 = a1^T doffset
 //   L_com = mean(1 - |2h - 1|^beta);  dL_com/dd = -2 beta sign(2h-1) |2h-1|^(beta-1) h' / count
 #include <limits>
@@ -29,7 +30,7 @@ struct GroupSums {
 template <Rounder kRounder, Offset kOffset, int N, class T, class Term>
 __global__ void __launch_bounds__(kRoundThreads) gradient_kernel(Rows<T> dw, Rows<float> ddense, GroupSums sums,
                                                                  Weights<T> weights, Rows<const T> dw_hat, Term term) {
-  __shared__ Step steps[kTileSteps];
+  __shared__ StoredStep steps[kTileSteps];
   const TileWalk<kRounder, kOffset, N, T> walk(weights, steps);
   term.start();
   const std::int64_t sum_of_row = walk.c / (sums.group_lanes * N);
@@ -49,11 +50,12 @@ __global__ void __launch_bounds__(kRoundThreads) gradient_kernel(Rows<T> dw, Row
     float scale_sum = 0, zero_sum = 0;
     if (walk.active) {
       float passed[N], offset[N];
+      const float per_w = dw.data ? at.step.s / at.step.s0 : 0.0f;
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         const Passed p = term(x[n], dy[n], at.step);
         scale_sum += p.scale, zero_sum += p.zero;
-        passed[n] = p.passed, offset[n] = Term::unit(at.step) * p.offset;
+        passed[n] = per_w * p.passed, offset[n] = Term::unit(at.step.s) * p.offset;
       }
       if (dw.data) store_floats(row_of(dw, at.r) + at.c, passed);
       if constexpr (kOffset == Offset::dense)
@@ -129,7 +131,7 @@ void require_regularised(const WeightQuantiser& quantiser, double beta) {
 // Floor: w read. The sum of a thread is over at most 64 rows of its columns, in float; across threads in double.
 template <Offset kOffset, int N, class T>
 __global__ void __launch_bounds__(kRoundThreads) regulariser_kernel(double* of_block, Weights<T> weights, float beta) {
-  __shared__ Step steps[kTileSteps];
+  __shared__ StoredStep steps[kTileSteps];
   const TileWalk<Rounder::sigmoid, kOffset, N, T> walk(weights, steps);
   float sum = 0;
   walk.each_row(NoCursor(), [&](const Place&, const Rounded(&x)[N], NoCursor::Nothing) {
@@ -151,7 +153,8 @@ void quantise_weight_backward(Context& ctx, const WeightQuantiserGrads& grads, V
       const bool packed = gradients_pack<T>(wanted, made) && packs_or_empty<T>(dw_hat);
       dispatch_offset(made.offset, packed, [&]<Offset kOffset, int N>() {
         dispatch_rounder(made.rounder, [&]<Rounder kRounder>() {
-          run_gradients<kRounder, kOffset, N, T>("quantise_weight_backward", ctx, wanted, made, dw_hat, ValueTerm());
+          run_gradients<kRounder, kOffset, N, T>("quantise_weight_backward", ctx, wanted, made, dw_hat,
+                                                 value_term(made));
         });
       });
     });

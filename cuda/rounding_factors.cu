@@ -85,8 +85,8 @@ __device__ void fill_scaled(const Tile& tile) {
     };
     const float first[2] = {a1(row, k), a1(row + 1, k)}, second[2] = {a1(row, k + 1), a1(row + 1, k + 1)};
     for (int group = 0; group < q.tile_groups; ++group) {
-      const Step* steps = tile.tables.steps + group * q.tile_rows + row;
-      const float unit[2] = {Term::unit(steps[0]), Term::unit(steps[1])};
+      const StoredStep* steps = tile.tables.steps + group * q.tile_rows + row;
+      const float unit[2] = {Term::unit(steps[0].s), Term::unit(steps[1].s)};
       uint4* quad = tile.tables.scaled + 2 * group * q.tile_rows + row / kStepRows * 32 + k * 4 + row % 8 / 2;
       const int upper = row % kStepRows / 8;
       const Halves a = split(unit[0] * first[0], unit[1] * first[1]),
@@ -147,11 +147,12 @@ __global__ void __launch_bounds__(kFactorThreads, 2)
       Rounded x[8];
       tile.round_row(x, step, w[half], d, half);
       float scale_sum = 0, zero_sum = 0, passed[8], offset[8];
+      const float per_w = kEverything ? step.s / step.s0 : 0;
 #pragma unroll
       for (int n = 0; n < 8; ++n) {
         const Passed p = term(x[n], dy[half][n], step);
         scale_sum += p.scale, offset[n] = p.offset;
-        if constexpr (kEverything) zero_sum += p.zero, passed[n] = p.passed;
+        if constexpr (kEverything) zero_sum += p.zero, passed[n] = per_w * p.passed;
       }
       if constexpr (kEverything)
         if (dw.data && tile.active && first + g < tile.rows)
@@ -209,7 +210,7 @@ __global__ void __launch_bounds__(kFactorThreads, 2)
     float unit[kFactorWarps];
 #pragma unroll
     for (int warp = 0; warp < kFactorWarps; ++warp)
-      unit[warp] = Term::unit(tile.tables.steps[tile.group_of(warp) * weights.tile_rows + row]);
+      unit[warp] = Term::unit(tile.tables.steps[tile.group_of(warp) * weights.tile_rows + row].s);
     const float* from = tile.tables.sums + row;
     float* to = partial.rows + std::int64_t(tile.col_tile) * kinds * out + tile.first_row + row;
     for (int kind = 0; kind < kinds_wanted; ++kind, from += stride, to += out) {
@@ -265,6 +266,7 @@ constexpr std::size_t kSharedBytes = 96 << 10;
 FactorWeights make_weights(const WeightQuantiser& q) {
   FactorWeights x{rows<const bf16>(q.w),
                   rows<const float>(q.grid.scale),
+                  rows<const float>(q.start_scale ? q.start_scale : q.grid.scale),
                   rows<const float>(q.grid.zero),
                   rows<const float>(q.offset.a1),
                   rows<const float>(q.offset.a2),
@@ -387,7 +389,7 @@ void factor_gradients(Context& ctx, const WeightQuantiserGrads& grads, View dw_h
     WeightQuantiserGrads wanted = grads;
     wanted.w = dw;
     dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
-      run_gradients<kRounder>("quantise_weight_backward", ctx, wanted, dy, x, ValueTerm());
+      run_gradients<kRounder>("quantise_weight_backward", ctx, wanted, dy, x, value_term(quantiser));
     });
   });
 }

@@ -25,8 +25,8 @@ constexpr int kFactorRank = 8;                                                  
 
 struct FactorWeights {
   Rows<const bf16> w;
-  Rows<const float> scale, zero, a1, a2;
-  float last;                     // largest code
+  Rows<const float> scale, start, zero, a1, a2;  // start: s0
+  float last;                                    // largest code
   std::int64_t group, col_tiles;  // columns that share a step, a multiple of 32 or all; tiles side by side
   int tile_rows, tile_groups;     // rows of a tile, 256 or 128; groups that its columns touch, at most
 };
@@ -59,8 +59,8 @@ struct FactorTables {
   uint4* right;   // [2][warp][lane], a2 as B of the offsets' four blocks: high parts, low parts
   uint4* left;    // a1 times kOffsetUnit: ranks 2t, 2t+1 of rows g and g + 8, high parts, then low parts
   uint4* scaled;  // [group of the tile][step][g][t], a1 times unit: rank g, rows 2t, 2t+1 and 8 above, each high, low
-  Step* steps;    // [group of the tile][row]
-  float* sums;    // what a kernel keeps besides
+  StoredStep* steps;  // [group of the tile][row]
+  float* sums;        // what a kernel keeps besides
 };
 
 enum class Scaled { no, yes };
@@ -68,8 +68,8 @@ enum class Scaled { no, yes };
 // Bytes of FactorTables without `sums`.
 inline std::size_t table_bytes(const FactorWeights& q, Scaled scaled) {
   const std::size_t groups = std::size_t(q.tile_groups), rows = std::size_t(q.tile_rows);
-  return 2 * kFactorThreads * sizeof(uint4) +
-         rows * (groups * sizeof(Step) + 2 * sizeof(uint4) + (scaled == Scaled::yes ? groups * 2 * sizeof(uint4) : 0));
+  return 2 * kFactorThreads * sizeof(uint4) + rows * (groups * sizeof(StoredStep) + 2 * sizeof(uint4) +
+                                                      (scaled == Scaled::yes ? groups * 2 * sizeof(uint4) : 0));
 }
 
 // Shared memory by its address: 16 bytes of words, and floats.
@@ -133,7 +133,7 @@ class FactorTile {
     tables.left = tables.right + 2 * kFactorThreads;
     tables.scaled = tables.left + 2 * q.tile_rows;
     tables.steps =
-        reinterpret_cast<Step*>(tables.scaled + (scaled == Scaled::yes ? q.tile_groups * 2 * q.tile_rows : 0));
+        reinterpret_cast<StoredStep*>(tables.scaled + (scaled == Scaled::yes ? q.tile_groups * 2 * q.tile_rows : 0));
     tables.sums = reinterpret_cast<float*>(tables.steps + q.tile_groups * q.tile_rows);
     const int group = group_of(warp);
     right_ = keep(shared_address(tables.right + threadIdx.x));
@@ -186,8 +186,9 @@ class FactorTile {
   }
   // Of row `row` + g.
   __device__ Step step_of(int row) const {
-    const uint4 x = load_words(steps_ + std::uint32_t(row) * std::uint32_t(sizeof(Step)));
-    return {__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), __uint_as_float(x.w)};
+    const uint4 x = load_words(steps_ + std::uint32_t(row) * std::uint32_t(sizeof(StoredStep)));
+    return StoredStep{__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), __uint_as_float(x.w)}.with(
+        q.last);
   }
   __device__ uint4 scaled_of(int row) const {
     return load_words(scaled_ + 2 * sizeof(uint4) * std::uint32_t(row));
@@ -216,9 +217,9 @@ class FactorTile {
         const std::int64_t in_row = first_group + i;
         const bool exists = row < rows && in_row < q.scale.cols;
         tables.steps[i * q.tile_rows + row] =
-            exists ? make_step(row_of(q.scale, first_row + row)[in_row], row_of(q.zero, first_row + row)[in_row],
-                               q.last, kLargestFastStep<kRounder>)
-                   : Step{1, 1, 0, 0};
+            exists ? make_step(row_of(q.start, first_row + row)[in_row], row_of(q.scale, first_row + row)[in_row],
+                               row_of(q.zero, first_row + row)[in_row], kLargestFastStep<kRounder>)
+                   : StoredStep{1, 1, 0, 0};
       }
   }
 

@@ -20,9 +20,9 @@ enum class Offset { none, dense };
 template <class T>
 struct Weights {
   Rows<const T> w;
-  Rows<const float> scale, zero, dense;  // no data where the View is empty
-  float last;                            // largest code
-  std::int64_t group, col_tiles;         // columns that share a step; tiles side by side
+  Rows<const float> scale, start, zero, dense;  // start: s0; no data where the View is empty
+  float last;                                   // largest code
+  std::int64_t group, col_tiles;                // columns that share a step; tiles side by side
   int tile_rows, tile_groups;
 };
 
@@ -59,7 +59,7 @@ template <Rounder kRounder, Offset kOffset, int N, class T>
 class TileWalk {
  public:
   // Fills the table of steps, [row][group of the tile]; all threads of the block call it.
-  __device__ TileWalk(const Weights<T>& weights, Step (&steps)[kTileSteps]) : q(weights), steps_(steps) {
+  __device__ TileWalk(const Weights<T>& weights, StoredStep (&steps)[kTileSteps]) : q(weights), steps_(steps) {
     const std::int64_t row_tile = blockIdx.x / q.col_tiles, col_tile = blockIdx.x - row_tile * q.col_tiles;
     first_row = row_tile * q.tile_rows;
     rows = int(q.w.rows - first_row < q.tile_rows ? q.w.rows - first_row : q.tile_rows);
@@ -71,8 +71,8 @@ class TileWalk {
       const int r = i / q.tile_groups;
       const std::int64_t g = first_group + (i - r * q.tile_groups);
       if (g < q.scale.cols)
-        steps_[i] = make_step(row_of(q.scale, first_row + r)[g], row_of(q.zero, first_row + r)[g], q.last,
-                              kLargestFastStep<kRounder>);
+        steps_[i] = make_step(row_of(q.start, first_row + r)[g], row_of(q.scale, first_row + r)[g],
+                              row_of(q.zero, first_row + r)[g], kLargestFastStep<kRounder>);
     }
     __syncthreads();
   }
@@ -96,7 +96,7 @@ class TileWalk {
         w.advance(), dense.advance(), extra.advance();
         next_w = w.read(), next_d = dense.read(), next_extra = extra.read();
       }
-      const Place place{first_row + i, c, steps_[i * q.tile_groups + group_]};
+      const Place place{first_row + i, c, steps_[i * q.tile_groups + group_].with(q.last)};
       Rounded rounded[N];
       round_pack(rounded, now_w, now_d, place.step);
       visit(place, rounded, now_extra);
@@ -135,7 +135,7 @@ class TileWalk {
     }
   }
 
-  Step (&steps_)[kTileSteps];
+  StoredStep (&steps_)[kTileSteps];
   int group_;  // of the lane, counted from the tile's first
 };
 
@@ -151,6 +151,7 @@ template <class T>
 Weights<T> make_weights(const WeightQuantiser& q, std::int64_t columns_a_lane) {
   Weights<T> x{rows<const T>(q.w),
                rows<const float>(q.grid.scale),
+               rows<const float>(q.start_scale ? q.start_scale : q.grid.scale),
                rows<const float>(q.grid.zero),
                rows<const float>(q.offset.dense),
                float((1 << q.grid.bits) - 1),

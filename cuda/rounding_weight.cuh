@@ -1,11 +1,12 @@
 // A weight on its integer grid, its rounding learned: the device functions that forward, codes and backward share, so
 // that they decide alike. Formulas: cpu/rounding.h.
 //
-//   straight_through: u = round(w/s + d), ties to even
-//   sigmoid:          u = floor(w/s) + h;  sigmoid_hard: u = floor(w/s) + (h >= 0.5)
+//   straight_through: u = round(w/s0 + d), ties to even
+//   sigmoid:          u = floor(w/s0) + h;  sigmoid_hard: u = floor(w/s0) + (h >= 0.5)
 //   w_hat = s clip(u, -z, 2^bits - 1 - z), which is s (q - z): z is an integer
 //
-// With f = w/s - floor(w/s), b = 1 - p = (1.1 - f) / 1.2, n = p + b e^-d and t = sigmoid(V0 + d) = p / n:
+// s0 is s itself, or a start_scale that stays. With f = w/s0 - floor(w/s0), b = 1 - p = (1.1 - f) / 1.2, n = p + b e^-d
+// and t = sigmoid(V0 + d) = p / n:
 //   h = clip(f + 1.2 p (1/n - 1), 0, 1), exactly f at d = 0 where n is 1;  h' = 1.2 t (1 - t) where the clip is idle
 #pragma once
 
@@ -57,9 +58,16 @@ __device__ inline float reciprocal_approx(float x) {
   return y;
 }
 
-// Step size and zero point as the weights of a group need them.
-struct alignas(16) Step {
-  float s, inverse, low, high;  // 1/s, or 0 where quotients() must divide; the ends of the grid, -z and 2^bits - 1 - z
+// Step sizes and zero point as the weights of a group need them.
+struct Step {
+  float s0, inverse;  // that quotients are of; 1/s0, or 0 where quotients() must divide
+  float low, high;    // the ends of the grid, -z and 2^bits - 1 - z
+  float s;            // of values
+};
+// The same in tables: `last`, the largest code, is the launch's.
+struct alignas(16) StoredStep {
+  float s0, inverse, low, s;
+  __device__ Step with(float last) const { return {s0, inverse, low, low + last, s}; }
 };
 
 // Steps for which quotients() multiplies by 1/s instead of dividing: from 2^-60, up to 1 for decisions on the floor of
@@ -68,8 +76,8 @@ constexpr float kSmallestFastStep = 0x1p-60f;
 template <Rounder kRounder>
 constexpr float kLargestFastStep = kRounder == Rounder::straight_through ? 0x1p60f : 1;
 
-__device__ inline Step make_step(float s, float z, float last, float largest_fast) {
-  return {s, s >= kSmallestFastStep && s <= largest_fast ? __frcp_rn(s) : 0.0f, 0 - z, last - z};
+__device__ inline StoredStep make_step(float s0, float s, float z, float largest_fast) {
+  return {s0, s0 >= kSmallestFastStep && s0 <= largest_fast ? __frcp_rn(s0) : 0.0f, 0 - z, s};
 }
 
 // w / s, correctly rounded, in three instructions: y = RN(1/s), q0 = RN(w y), r = RN(w - q0 s), q = RN(q0 + r y).
@@ -86,7 +94,7 @@ __device__ inline Step make_step(float s, float z, float last, float largest_fas
 // s <= 1 it is 0 for w = 0 alone: nearest integer and floor are those of w/s. w y must not overflow: |w| < 2 is enough.
 __device__ inline float fast_quotient(float w, const Step& step) {
   const float q0 = w * step.inverse;
-  return fmaf(fmaf(-q0, step.s, w), step.inverse, q0);
+  return fmaf(fmaf(-q0, step.s0, w), step.inverse, q0);
 }
 
 // round(w/s) clipped to the grid, in units of s: a code less z. NaN stays.
@@ -95,7 +103,7 @@ __device__ inline float nearest_on_grid(float ratio, const Step& step) {
 }
 
 struct Rounded {
-  float ratio, u, raw, slope;  // w/s, u, h before its clip, du/dd
+  float ratio, u, raw, slope;  // w/s0, u, h before its clip, du/dd
 };
 
 // Offsets are handed on in these units: those of the exponent of 2 that a sigmoid rounder needs.
@@ -160,7 +168,7 @@ __device__ Raw<T, N> load_raw(const T* from) {
   return raw;
 }
 
-// w / s of a pack; inverse: that of the step, or 0 to divide.
+// w / s0 of a pack; inverse: that of the step, or 0 to divide.
 template <class T, int N>
 __device__ __forceinline__ void quotients(float (&ratio)[N], const Raw<T, N>& w, const Step& step, float inverse) {
   if (inverse != 0) {
@@ -168,7 +176,7 @@ __device__ __forceinline__ void quotients(float (&ratio)[N], const Raw<T, N>& w,
     for (int n = 0; n < N; ++n) ratio[n] = fast_quotient(w[n], step);
   } else {
 #pragma unroll
-    for (int n = 0; n < N; ++n) ratio[n] = w[n] / step.s;
+    for (int n = 0; n < N; ++n) ratio[n] = w[n] / step.s0;
   }
 }
 

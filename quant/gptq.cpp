@@ -63,7 +63,7 @@ Tensor inverse_factor(Context& ctx, const std::vector<float>& h, const std::vect
 }
 
 void start_block(Context& ctx, const ModelConfig& config, QuantBlock& block, const Stream& inputs, std::int64_t samples,
-                 const Sequence& sequence, DType stored, const GptqOptions& options) {
+                 const Sequence& sequence, const GptqOptions& options) {
   block.use(nullptr, Hardness::hard);
   for (const Site site : {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out}) {
     const auto roles = linear_roles(config.family, site);
@@ -77,11 +77,11 @@ void start_block(Context& ctx, const ModelConfig& config, QuantBlock& block, con
     for (const LinearRole role : roles) {
       const WeightRounding* rounding = block.rounding(role);
       if (!rounding) continue;
-      const HardWeight hard = rounding->harden(ctx, stored);  // for its grid
+      const HardWeight hard = rounding->harden(ctx, config.dtype);  // for its grid
       const Tensor& w = block.weights()[role].weight.value;
       Tensor compensated(ctx, w.shape(), w.dtype());
-      ctx.kernels->gptq_weights(ctx, compensated, w, {hard.scale, hard.zero, hard.spec.bits}, u, device_order);
-      block.start_from(ctx, role, std::move(compensated));
+      ctx.kernels->gptq_weights(ctx, compensated, w, hard.grid(), u, device_order);
+      block.start_from_gptq(ctx, role, std::move(compensated));
     }
   }
 }
@@ -89,13 +89,13 @@ void start_block(Context& ctx, const ModelConfig& config, QuantBlock& block, con
 }  // namespace
 
 void start_from_gptq(Context& ctx, const ModelConfig& config, std::span<QuantBlock* const> window, std::size_t first,
-                     const Stream& inputs, std::int64_t samples, DType stored, const GptqOptions& options) {
+                     const Stream& inputs, std::int64_t samples, const GptqOptions& options) {
   if (first >= window.size()) return;
   const Tensor x = inputs.load(ctx, 0);
   const Sequence sequence = make_sequence(ctx, config, 1, 0, x.rows(), x.dtype());
   Stream passed;  // the inputs behind the blocks so far
   for (std::size_t i = 0; i < window.size(); ++i) {
-    if (i >= first) start_block(ctx, config, *window[i], i == 0 ? inputs : passed, samples, sequence, stored, options);
+    if (i >= first) start_block(ctx, config, *window[i], i == 0 ? inputs : passed, samples, sequence, options);
     if (i + 1 == window.size()) return;
     if (i == 0) passed = inputs.copy(ctx);
     window[i]->use(nullptr, Hardness::hard);

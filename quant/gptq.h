@@ -17,9 +17,9 @@ struct GptqOptions {
 
 // Blocks `first` and later of a window start from GPTQ, each on what the blocks before it make of `inputs`, the
 // quantised stream before the window, as they stand, hardened: every weight is replaced by the one that GPTQ rounds to
-// nearest, on the grid that the block hardens to in `stored`. Site by site in the order of execution, each site's
+// nearest, on the grid that the block hardens to. Site by site in the order of execution, each site's
 // Hessian 2/n sum x x^T is taken from the first `samples` inputs, passed through the sites quantised before it.
 void start_from_gptq(Context& ctx, const ModelConfig& config, std::span<QuantBlock* const> window, std::size_t first,
-                     const Stream& inputs, std::int64_t samples, DType stored, const GptqOptions& options);
+                     const Stream& inputs, std::int64_t samples, const GptqOptions& options);
 
 }  // namespace cbq

@@ -104,7 +104,7 @@ MemoryPlan plan_with(const RunConfig& run, const std::vector<BlockSpec>& specs, 
 
   const Sequence sequence = make_sequence(ctx, shape, 1, 0, run.seqlen, model.compute());
   if (rounding_options(run).rounding_start == RoundingStart::gptq)
-    start_from_gptq(ctx, shape, window, 0, quantised, 1, shape.dtype, {run.act_order, run.damping});
+    start_from_gptq(ctx, shape, window, 0, quantised, 1, {run.act_order, run.damping});
   if (run.method == Method::cbq) {
     RunConfig short_run = run;
     short_run.epochs = kPasses;

@@ -91,9 +91,9 @@ Var QuantBlock::weight(Context& ctx, LinearRole role) const {
                    weights_[role].weight.value.dtype());
 }
 
-void QuantBlock::start_from(Context& ctx, LinearRole role, Tensor w) {
+void QuantBlock::start_from_gptq(Context& ctx, LinearRole role, Tensor w) {
   weights_[role].weight = Var(w);
-  roundings_[std::size_t(role)]->start_from(ctx, std::move(w));
+  roundings_[std::size_t(role)]->start_from_gptq(ctx, std::move(w), config_.dtype);
 }
 
 Var QuantBlock::cached(Context& ctx, const Var& kv) {
@@ -180,7 +180,7 @@ void QuantBlock::restore(Context& ctx, const std::map<std::string, Tensor>& stat
       const auto start = saved.find(kStart);
       require(start != saved.end() && start->second.shape() == shape, "resume: the saved state has no start of ",
               short_name(config_, role), " of shape ", shape);
-      start_from(ctx, role, start->second);
+      start_from_gptq(ctx, role, start->second);
     }
     rounding->restore(saved);
   }

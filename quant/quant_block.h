@@ -54,8 +54,8 @@ class QuantBlock final : public BlockLayers {
   void restore(Context& ctx, const std::map<std::string, Tensor>& state);
   double moved_share(Context& ctx) const;
 
-  // WeightRounding::start_from of a layer, whose own weight is let go.
-  void start_from(Context& ctx, LinearRole role, Tensor w);
+  // WeightRounding::start_from_gptq of a layer, whose own weight is let go.
+  void start_from_gptq(Context& ctx, LinearRole role, Tensor w);
   // Called with what the layers of each site read, activation quantiser included.
   std::function<void(Site, const Tensor& x)> observer;
   const WeightRounding* rounding(LinearRole role) const {

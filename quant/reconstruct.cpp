@@ -169,7 +169,7 @@ WindowResult Reconstruction::solve(std::size_t index, double lr_factor, std::sto
     blocks.push_back(active_.at(layer).student.get());
   if (rounding_options(config_).rounding_start == RoundingStart::gptq)
     start_from_gptq(ctx_, model, blocks, std::size_t(first_new(index) - window.begin), quantised_, config_.nsamples,
-                    model.dtype, {config_.act_order, config_.damping});
+                    {config_.act_order, config_.damping});
   if (config_.method != Method::cbq) return {};
   Stream homologous;
   if (config_.homologous) {

@@ -30,7 +30,7 @@ bool is_annealed(RoundingKind kind) {
 
 Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored, DType compute) {
   Tensor w_hat(ctx, hard.codes.shape(), hard.scale.dtype());
-  ctx.kernels->dequantise_weight(ctx, w_hat, hard.codes, {hard.scale, hard.zero, hard.spec.bits});
+  ctx.kernels->dequantise_weight(ctx, w_hat, hard.codes, hard.grid());
   const Tensor rounded = round_to(ctx, w_hat, stored);
   return rounded.dtype() == compute ? rounded : convert(ctx, rounded, compute);
 }
@@ -62,15 +62,19 @@ WeightRounding::WeightRounding(Context& ctx, Tensor w, const WeightSpec& spec, c
     }
     case RoundingKind::dense:
     case RoundingKind::sign: dense_ = Parameter("dense", full(ctx, w_.shape(), dtype, 0)); break;
-    case RoundingKind::weights: start_from(ctx, w_); break;
+    case RoundingKind::weights: learn_weight(ctx); break;
   }
 }
 
-void WeightRounding::start_from(Context& ctx, Tensor w) {
-  w_ = std::move(w);
-  if (options_.kind != RoundingKind::weights) return;
+void WeightRounding::learn_weight(Context& ctx) {
   const DType dtype = statistics_dtype(w_.dtype());
   weight_ = Parameter("weight", w_.dtype() == dtype ? copy(ctx, w_) : convert(ctx, w_, dtype));
+}
+
+void WeightRounding::start_from_gptq(Context& ctx, Tensor w, DType stored) {
+  w_ = std::move(w);
+  if (options_.kind == RoundingKind::weights) learn_weight(ctx);
+  if (options_.kind != RoundingKind::sign) decided_on_ = storable_steps(ctx, scale0_, stored);
 }
 
 ops::Grid WeightRounding::grid(Context& ctx, Tape* tape) const {
@@ -91,7 +95,8 @@ ops::WeightQuantiserVars WeightRounding::vars(Context& ctx, Tape* tape, Hardness
                                 .rounder = is_annealed(options_.kind) ? sigmoid : Rounder::straight_through,
                                 .dense = {},
                                 .a1 = {},
-                                .a2 = {}};
+                                .a2 = {},
+                                .start_scale = decided_on_};
   if (weight_.value) vars.w = leaf_or_constant(tape, weight_);
   if (dense_.value) vars.dense = leaf_or_constant(tape, dense_);
   if (a1_.value) {
@@ -104,9 +109,8 @@ ops::WeightQuantiserVars WeightRounding::vars(Context& ctx, Tape* tape, Hardness
 HardWeight WeightRounding::harden(Context& ctx, DType stored) const {
   const ops::WeightQuantiserVars v = vars(ctx, nullptr, Hardness::hard);
   HardWeight hard{spec_, Tensor(ctx, w_.shape(), DType::u8), storable_steps(ctx, v.scale.value, stored), v.zero.value};
-  ctx.kernels->weight_codes(
-      ctx, hard.codes,
-      {v.w.value, {hard.scale, hard.zero, spec_.bits}, v.rounder, {v.dense.value, v.a1.value, v.a2.value}});
+  ctx.kernels->weight_codes(ctx, hard.codes,
+                            {v.w.value, hard.grid(), v.rounder, {v.dense.value, v.a1.value, v.a2.value}, decided_on_});
   return hard;
 }
 
@@ -150,7 +154,7 @@ double WeightRounding::moved_share(Context& ctx) const {
   // Nearest as the kind itself rounds without its offset: ties, such as the ends of a symmetric range, do not count.
   const Rounder rounder = is_annealed(options_.kind) ? Rounder::sigmoid_hard : Rounder::straight_through;
   Tensor nearest(ctx, w_.shape(), DType::u8);
-  ctx.kernels->weight_codes(ctx, nearest, {w_, {hard.scale, hard.zero, spec_.bits}, rounder, {}});
+  ctx.kernels->weight_codes(ctx, nearest, {w_, hard.grid(), rounder, {}, decided_on_});
   const Tensor moved(ctx, {1}, DType::i32);
   ctx.kernels->count_different(ctx, moved, hard.codes, nearest);
   return double(to_host<std::int32_t>(ctx, moved)[0]) / double(w_.count());

@@ -19,6 +19,8 @@ struct HardWeight {
   WeightSpec spec;
   Tensor codes;        // (out, in) u8
   Tensor scale, zero;  // (out, in/G) in f32 (f64 beside f64 values); s has values of `stored` and of f16
+
+  WeightGrid grid() const { return {scale, zero, spec.bits}; }
 };
 Tensor dequantise(Context& ctx, const HardWeight& hard, DType stored, DType compute);
 
@@ -48,8 +50,10 @@ class WeightRounding {
   // The integers as the current parameters give them, s rounded to `stored`.
   HardWeight harden(Context& ctx, DType stored) const;
 
-  // Rounds `w` from now on, on the grid found for the constructor's. Before anything is learned.
-  void start_from(Context& ctx, Tensor w);
+  // Rounds `w`, which GPTQ made for the start grid with its steps in `stored`. The integers are decided on those steps
+  // from now on, and what is learned of a step scales them: w holds the errors of the columns before it, which rounding
+  // on another grid would lose. Before anything is learned.
+  void start_from_gptq(Context& ctx, Tensor w, DType stored);
 
   // Learned tensors by role; empty vectors for kinds without.
   std::vector<Parameter*> rounding_parameters();  // a1, a2; dense; sign's V; w'
@@ -66,11 +70,13 @@ class WeightRounding {
   // Every parameter the kind has, with the name it is saved under.
   std::vector<Parameter*> parameters();
   ops::Grid grid(Context& ctx, Tape* tape) const;
+  void learn_weight(Context& ctx);  // w' starts as w
 
   WeightSpec spec_;
   RoundingOptions options_;
   Tensor w_;               // (out, in), what is rounded; all that is learned is in f32 beside it
   Tensor scale0_, zero0_;  // start grid
+  Tensor decided_on_;      // steps of start_from_gptq
   Parameter log_scale_;    // s = scale0 exp(log_scale): learned relative to its start. All kinds but `sign`
   Parameter low_, high_;   // clips of `sign`
   Parameter a1_, a2_;      // lora, lora_ste

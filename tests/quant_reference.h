@@ -40,6 +40,7 @@ inline void expect_close(const Values& actual, const Values& expected, double to
 }
 
 enum class OffsetKind { none, dense, product };
+enum class DecidedOn { scale, start_scale };
 
 struct RoundingSpec {
   std::int64_t out, in, groups, rank;
@@ -47,6 +48,7 @@ struct RoundingSpec {
   Symmetry symmetry;
   Rounder rounder;
   OffsetKind offset;
+  DecidedOn decided_on = DecidedOn::scale;
 };
 
 // f = w/s - floor(w/s) at the start; h_raw is h before its clip.
@@ -63,6 +65,7 @@ inline Real clip(Real x, Real low, Real high) {
 struct RoundingProblem {
   RoundingSpec spec;
   Values w, scale, zero, dense, a1, a2;
+  Values start = {};  // start_scale, or empty
 
   std::size_t group_of(std::size_t i) const {
     const std::size_t in = std::size_t(spec.in), groups = std::size_t(spec.groups);
@@ -76,7 +79,9 @@ struct RoundingProblem {
     for (std::size_t k = 0; k < rank; ++k) d += Real(a1[i / in * rank + k]) * Real(a2[k * in + i % in]);
     return d;
   }
-  Real ratio(std::size_t i) const { return Real(w[i]) / Real(scale[group_of(i)]); }
+  // Step size on which weight i is decided.
+  double decides(std::size_t i) const { return (start.empty() ? scale : start)[group_of(i)]; }
+  Real ratio(std::size_t i) const { return Real(w[i]) / Real(decides(i)); }
   Real fraction(std::size_t i) const { return ratio(i) - std::floor(ratio(i)); }
   Real h(std::size_t i) const { return clip(h_raw(fraction(i), offset(i)), 0, 1); }
   Real u(std::size_t i) const {
@@ -104,12 +109,14 @@ struct RoundingProblem {
 // Codes cover the grid and lie beyond both ends of it.
 inline RoundingProblem random_problem(const RoundingSpec& spec, std::uint64_t seed) {
   Rng rng(seed);
-  RoundingProblem p{spec, {}, {}, {}, {}, {}, {}};
+  RoundingProblem p{spec, {}, {}, {}, {}, {}, {}, {}};
   const double levels = double(1 << spec.bits);
   for (std::int64_t i = 0; i < spec.out * spec.groups; ++i) {
     p.scale.push_back(double(float(0.05 + 0.1 * rng.uniform())));
     p.zero.push_back(spec.symmetry == Symmetry::symmetric ? levels / 2 : std::floor(levels * rng.uniform()));
   }
+  if (spec.decided_on == DecidedOn::start_scale)
+    for (double s : p.scale) p.start.push_back(double(float(s * (0.7 + 0.6 * rng.uniform()))));
   if (spec.offset == OffsetKind::dense) p.dense = random_values(rng, spec.out * spec.in, 0.7);
   if (spec.offset == OffsetKind::product) {
     p.a1 = random_values(rng, spec.out * spec.rank, 0.5);
@@ -117,15 +124,14 @@ inline RoundingProblem random_problem(const RoundingSpec& spec, std::uint64_t se
   }
   p.w.resize(std::size_t(spec.out * spec.in));
   for (std::size_t i = 0; i < p.w.size(); ++i) do {
-      const std::size_t g = p.group_of(i);
-      p.w[i] = double(float(p.scale[g] * (levels * (1.4 * rng.uniform() - 0.2) - p.zero[g])));
+      p.w[i] = double(float(p.decides(i) * (levels * (1.4 * rng.uniform() - 0.2) - p.zero[p.group_of(i)])));
     } while (!p.safe(i));
   return p;
 }
 
 // The tensors of a problem on a device, and the gradients' tensors.
 struct RoundingTensors {
-  Tensor w, scale, zero, dense, a1, a2;
+  Tensor w, scale, zero, dense, a1, a2, start;
   RoundingSpec spec;
 
   RoundingTensors(Context& ctx, const RoundingProblem& p, DType dtype) : spec(p.spec) {
@@ -134,6 +140,7 @@ struct RoundingTensors {
     };
     w = make({spec.out, spec.in}, p.w);
     scale = make({spec.out, spec.groups}, p.scale), zero = make({spec.out, spec.groups}, p.zero);
+    start = make({spec.out, spec.groups}, p.start);
     dense = make({spec.out, spec.in}, p.dense);
     a1 = make({spec.out, spec.rank}, p.a1), a2 = make({spec.rank, spec.in}, p.a2);
   }
@@ -145,7 +152,7 @@ struct RoundingTensors {
     return t;
   }
   WeightGrid grid() const { return {scale, zero, spec.bits}; }
-  WeightQuantiser quantiser() const { return {w, grid(), spec.rounder, {dense, a1, a2}}; }
+  WeightQuantiser quantiser() const { return {w, grid(), spec.rounder, {dense, a1, a2}, start}; }
   WeightQuantiserGrads grads() const { return {w, scale, zero, dense, a1, a2}; }
 };
 
@@ -162,14 +169,16 @@ inline std::vector<RoundingSpec> rounding_specs() {
           const auto& size = sizes[next++ % 6];
           const std::int64_t rank = 1 + next % 11;
           specs.push_back({size[0], size[1], size[2], rank, bits, symmetry, rounder, offset});
-          specs.push_back({size[0], sizes[(next + bits) % 6][1], 1, rank, bits, symmetry, rounder, offset});
+          specs.push_back(
+              {size[0], sizes[(next + bits) % 6][1], 1, rank, bits, symmetry, rounder, offset, DecidedOn::start_scale});
         }
   return specs;
 }
 
 inline std::string describe(const RoundingSpec& s, DType dtype) {
   return concat(s.out, "x", s.in, ", groups ", s.groups, ", rank ", s.rank, ", bits ", s.bits, ", symmetry ",
-                int(s.symmetry), ", rounder ", int(s.rounder), ", offset ", int(s.offset), ", ", dtype);
+                int(s.symmetry), ", rounder ", int(s.rounder), ", offset ", int(s.offset), ", decided on ",
+                int(s.decided_on), ", ", dtype);
 }
 
 }  // namespace cbq::test

@@ -54,14 +54,21 @@ TEST_F(Rounding, AZeroOffsetHardensToTheNearestCodesOfTheStart) {
   for (const RoundingKind kind : kKinds) {
     WeightRounding rounding = make(kind, {4, 16, Symmetry::asymmetric});
     const HardWeight before = rounding.harden(*ctx, DType::f16);
-    rounding.start_from(*ctx, start);
+    rounding.start_from_gptq(*ctx, start, DType::f16);
     const HardWeight after = rounding.harden(*ctx, DType::f16);
     Tensor nearest(*ctx, start.shape(), DType::u8);
-    ctx->kernels->weight_codes(*ctx, nearest, {start, {before.scale, before.zero, 4}, Rounder::straight_through, {}});
+    ctx->kernels->weight_codes(*ctx, nearest, {start, before.grid(), Rounder::straight_through, {}});
     EXPECT_EQ(to_host<float>(*ctx, after.scale), to_host<float>(*ctx, before.scale)) << int(kind);
     EXPECT_EQ(to_host<std::uint8_t>(*ctx, after.codes), to_host<std::uint8_t>(*ctx, nearest)) << int(kind);
     EXPECT_NE(to_host<std::uint8_t>(*ctx, after.codes), to_host<std::uint8_t>(*ctx, before.codes)) << int(kind);
     EXPECT_EQ(rounding.moved_share(*ctx), 0) << int(kind);
+    if (kind == RoundingKind::sign) continue;  // whose clips also move the zero point
+    Parameter* steps = rounding.scale_parameters()[0];
+    steps->value = full(*ctx, steps->value.shape(), DType::f32, std::log(2));
+    const HardWeight doubled = rounding.harden(*ctx, DType::f16);
+    EXPECT_EQ(to_host<std::uint8_t>(*ctx, doubled.codes), to_host<std::uint8_t>(*ctx, nearest)) << int(kind);
+    const auto s = to_host<float>(*ctx, doubled.scale), s0 = to_host<float>(*ctx, before.scale);
+    for (std::size_t i = 0; i < s.size(); ++i) EXPECT_NEAR(s[i], 2 * s0[i], 1e-3 * double(s0[i])) << int(kind);
   }
 }
 

@@ -20,7 +20,7 @@ struct FakeQuantNode {
 
 // What a weight quantiser saves; optional inputs may be empty.
 struct SavedQuantiser {
-  Tensor w, scale, zero, dense, a1, a2;
+  Tensor w, scale, zero, dense, a1, a2, start_scale;
   int bits;
   Rounder rounder;
 
@@ -31,10 +31,11 @@ struct SavedQuantiser {
         dense(in.dense.value),
         a1(in.a1.value),
         a2(in.a2.value),
+        start_scale(in.start_scale),
         bits(in.bits),
         rounder(in.rounder) {}
-  std::int64_t bytes() const { return bytes_of(w, scale, zero, dense, a1, a2); }
-  WeightQuantiser views() const { return {w, {scale, zero, bits}, rounder, {dense, a1, a2}}; }
+  std::int64_t bytes() const { return bytes_of(w, scale, zero, dense, a1, a2, start_scale); }
+  WeightQuantiser views() const { return {w, {scale, zero, bits}, rounder, {dense, a1, a2}, start_scale}; }
 };
 
 struct QuantiseWeightNode {
@@ -103,6 +104,7 @@ void require_quantiser(const char* op, const WeightQuantiserVars& in) {
           " does not divide w ", w, " into one step size per row and group");
   require_tensor(op, "scale", in.scale.value, in.scale.shape(), dtype);
   require_tensor(op, "zero", in.zero.value, in.scale.shape(), dtype);
+  if (in.start_scale) require_tensor(op, "start_scale", in.start_scale, in.scale.shape(), dtype);
   require(bool(in.a1.value) == bool(in.a2.value), op, ": of the factors a1, a2 only one was given");
   require(!(in.dense.value && in.a1.value), op, ": a dense offset and factors a1, a2 exclude each other");
   if (in.dense.value) require_tensor(op, "dense", in.dense.value, w, dtype);
