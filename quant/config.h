@@ -16,7 +16,7 @@ namespace cbq {
 enum class Method { cbq, rtn, gptq };
 enum class WindowSchedule { fixed, grow };
 enum class CfpPreset { off, paper, msmodelslim };
-enum class Export { compressed_tensors, gptq, dense };
+enum class Export { compressed_tensors, gptq, dense, gguf };
 
 struct LayerOverride {
   std::string match;  // glob over linear names: * any characters, ? one

@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <limits>
@@ -10,6 +11,7 @@
 #include "core/files.h"
 #include "core/progress.h"
 #include "models/dataset.h"
+#include "models/tokenizer/gguf_vocabulary.h"
 #include "quant/export.h"
 #include "quant/reconstruct.h"
 #include "quant/time_plan.h"
@@ -152,7 +154,11 @@ Json plan_json(const RunPlan& plan) {
 }
 
 RunPlan plan_run(Context* ctx, const RunConfig& config) {
+  require_input(!gguf_file(config.model), config.model.string(), ": a GGUF file can be evaluated but not quantised ",
+                "again; give the folder of a Hugging Face checkpoint");
   const ModelConfig model = read_model_config(config.model);
+  if (std::ranges::find(config.exports, Export::gguf) != config.exports.end())
+    tokenization::gguf_vocabulary(config.model, model);  // refuses a tokenizer that the file could not hold
   const std::int64_t samples = needs_calibration(config) ? config.nsamples + config.heldout : 0;
   const std::int64_t available = ctx ? ctx->bytes_available() : std::numeric_limits<std::int64_t>::max();
   const std::int64_t base = ctx ? ctx->allocator->bytes_in_use() : 0;

@@ -178,11 +178,11 @@ TEST(Config, FormatsAndShards) {
   EXPECT_EQ(to_json(with(R"("export": ["dense", "gptq"])"))["export"], (ordered_json{"dense", "gptq"}));
   EXPECT_EQ(to_json(with(R"("export": ["gptq"])"))["export"], "gptq");
   EXPECT_EQ(error_with(R"("export": [])"),
-            "run.json:2:2: export: expected compressed-tensors, gptq or dense, found an empty list");
+            "run.json:2:2: export: expected compressed-tensors, gptq, dense or gguf, found an empty list");
   EXPECT_EQ(error_with(R"("export": ["gptq", "gptq"])"),
             "run.json:2:21: export[1]: expected each format once, found \"gptq\"");
   EXPECT_EQ(error_with(R"("export": "awq")"),
-            "run.json:2:2: export: expected compressed-tensors, gptq or dense, found \"awq\"");
+            "run.json:2:2: export: expected compressed-tensors, gptq, dense or gguf, found \"awq\"");
   EXPECT_EQ(with(R"("max_shard_size": 1000)").max_shard_size, 1000);
   EXPECT_EQ(with(R"("max_shard_size": "2GB")").max_shard_size, 2'000'000'000);
   EXPECT_EQ(with("", {"max_shard_size=500MB"}).max_shard_size, 500'000'000);
@@ -267,7 +267,7 @@ ordered_json drawn(const std::string& name, const ordered_json& written, test::R
       {"window_schedule", {"fixed", "grow"}},
       {"precision", {"auto", "float32", "bfloat16"}},
       {"offload", {"auto", "device", "host", "disk"}},
-      {"export", {"compressed-tensors", "dense"}}};
+      {"export", {"compressed-tensors", "gptq", "dense", "gguf"}}};
   if (name == "wbits") return weight_widths[rng.below(7)];
   if (name == "abits" || name == "kv_bits") return activation_widths[rng.below(4)];
   if (name == "seed") return rng.next();

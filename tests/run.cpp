@@ -93,6 +93,16 @@ TEST_F(Run, WritesWhatItPrints) {
   EXPECT_EQ(Json::parse(read_file(folder_ / "out" / "report.json")), report);
 }
 
+TEST_F(Run, WritesWhatItPrintsAsGguf) {
+  const Json report = run("out", {"method=rtn", "wbits=4", "sym=true", "group_size=32", "export=gguf",
+                                  "eval.seqlen=128", "eval.windows=8"});
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "out/config.json"));
+  const Program eval(folder_.path(), {"eval", folder_ / "out/model.gguf", "--data", "examples/tiny-llama/eval.jsonl",
+                                      "--seqlen", "128", "--windows", "8", "--json"});
+  ASSERT_EQ(eval.wait(), 0) << eval.err();
+  EXPECT_EQ(Json::parse(eval.out())["perplexity"], report["results"]["quantised"]["perplexity"]);
+}
+
 TEST_F(Run, PackedAndDenseHoldTheSameWeights) {
   run("packed", {"group_size=16"});
   run("dense", {"group_size=16", "export=dense"});

@@ -18,7 +18,7 @@ namespace {
 using namespace cbq;
 
 constexpr const char* kVersion = "cbq 0.1.0";
-constexpr const char* kModelAbout = "Folder of the checkpoint";
+constexpr const char* kModelAbout = "Folder of the checkpoint, or a .gguf file";
 constexpr const char* kThreadsAbout = "CPU threads; 0: as many as the machine has";
 constexpr int kMostThreads = 4096;
 constexpr const char* kExitCodes =
