@@ -54,7 +54,7 @@ TEST(Config, EveryDefaultCanBeGiven) {
 TEST(Config, EveryKeyIsInTheHelpAndInTheFile) {
   const ordered_json written = to_json(with(""));
   const std::string help = concat("\n", config_help());
-  EXPECT_EQ(written.size(), config_keys().size() - 2);  // three keys share the object eval
+  EXPECT_EQ(written.size(), config_keys().size() - 3);  // four keys share the object eval
   for (const ConfigKey& key : config_keys())
     EXPECT_NE(help.find(concat("\n  ", key.name, " ")), std::string::npos) << key.name;
 }
@@ -199,6 +199,8 @@ TEST(Config, PlacesInsideObjectsAndLists) {
   EXPECT_EQ(error_with(R"("overrides": [{"match": "a,]}\"", "wbits": 4}, {"match": "*", "abits": 3}])"),
             "run.json:2:64: overrides[1].abits: expected 4, 6, 8 or 16, found 3");
   EXPECT_EQ(error_with(R"("eval": {"data": ["a", 3]})"), "run.json:2:25: eval.data[1]: expected a path, found 3");
+  EXPECT_EQ(error_with(R"("eval": {"prompts": ["a", ""]})"),
+            R"(run.json:2:28: eval.prompts[1]: expected a text, found "")");
   EXPECT_EQ(error_with(R"("overrides": [{"match": "*"}])"),
             "run.json:2:16: overrides[0]: expected an object with match and at least one of wbits, abits, group_size "
             "and sym, found an object");
