@@ -9,7 +9,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 std::string window_chart(const RunRecord& run) {
-  Series start{"round to nearest, at the start", 1, {}}, end{"after learning", 0, {}};
+  const bool from_gptq = text_at(run.report, "config.rounding_start") == "gptq";
+  Series start{from_gptq ? "GPTQ, at the start" : "round to nearest, at the start", 1, {}},
+      end{"after learning", 0, {}};
   for (std::size_t w = 0; w < run.windows.size(); ++w) {
     start.points.push_back({double(w), number_at(run.windows[w], "start_distance")});
     end.points.push_back({double(w), number_at(run.windows[w], "end_distance")});
@@ -24,7 +26,7 @@ std::string window_chart(const RunRecord& run) {
 std::string training_chart(const RunRecord& run) {
   LineChart chart{"Training loss by epoch, within each window",
                   {"window", Scale::index, Unit::count},
-                  {"mean loss of an epoch, round to nearest at the window's start = 1", Scale::size, Unit::plain},
+                  {"mean loss of an epoch, the window's start = 1", Scale::size, Unit::plain},
                   {}};
   for (std::size_t w = 0; w < run.windows.size(); ++w) {
     const Json& losses = list_at(run.windows[w], "losses");

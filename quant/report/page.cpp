@@ -41,7 +41,8 @@ std::string method_text(const Json& config) {
   if (method == "gptq") return "GPTQ";
   if (method == "rtn") return "round to nearest";
   return concat("cross-block reconstruction, windows of ", number_text(number_at(config, "window"), Unit::count),
-                ", rounding ", text_at(config, "rounding"));
+                ", rounding ", text_at(config, "rounding"),
+                text_at(config, "rounding_start") == "gptq" ? " from GPTQ" : "");
 }
 
 std::string model_name(const Json& config) {

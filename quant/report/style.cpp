@@ -35,8 +35,9 @@ table { border-collapse: collapse; width: 100%; font-size: 0.9375rem; font-varia
 th, td { padding: 0.4rem 1.25rem 0.4rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--rule); }
 th { font-weight: 400; }
-thead th { color: var(--muted); font-size: 0.8125rem; white-space: nowrap; vertical-align: bottom; }
-.n { text-align: right; white-space: nowrap; }
+thead th { color: var(--muted); font-size: 0.8125rem; line-height: 1.3; vertical-align: bottom; }
+.n { text-align: right; }
+td.n { white-space: nowrap; }
 th:last-child, td:last-child { padding-right: 0; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(27rem, 100%), 1fr)); gap: 2rem 2.5rem;
   margin-top: 1.25rem; }
@@ -82,7 +83,7 @@ code { font: 0.875em "JetBrains Mono", "DejaVu Sans Mono", Consolas, monospace; 
   .lead { font-size: 1.05rem; }
   th, td { padding-right: 0.35rem; }
   table { font-size: 0.8125rem; }
-  thead th, thead th.n { white-space: normal; font-size: 0.6875rem; line-height: 1.25; }
+  thead th { font-size: 0.6875rem; line-height: 1.25; }
   svg text, svg .axis, svg .number { font-size: 12.5px; }
 }
 @media print {
