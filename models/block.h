@@ -116,6 +116,9 @@ Var quantise_kv_cache(Context& ctx, const ModelConfig& config, const Var& x, con
 // or, for OPT-350M, after the residual.
 Var block_forward(Context& ctx, const ModelConfig& config, BlockLayers& layers, const Var& x, const Sequence& sequence);
 
+// Frequency of pair i of D/2, in radians a token: theta^(-2i/D), and for LLaMA 3.1 slowed down where the wavelength is
+// long (the function _compute_llama3_parameters of transformers).
+double rope_frequency(const ModelConfig& config, std::int64_t i);
 // cos and sin (T, D/2) of positions begin .. begin+T-1, for values of `dtype` (f64 for f64, else f32); angle t *
 // theta^(-2i/D), scaled as the config says.
 struct RopeTables {

@@ -6,6 +6,7 @@
 
 #include "core/json.h"
 #include "core/safetensors.h"
+#include "models/gguf.h"
 
 namespace cbq {
 namespace {
@@ -110,13 +111,12 @@ DType dtype_of_shards(const std::filesystem::path& folder) {
        ": config.json has no \"dtype\" and there is no *.safetensors file with float tensors to take it from");
 }
 
-DType read_dtype(const Keys& keys, const std::filesystem::path& folder) {
+DType read_dtype(const Keys& keys, const std::filesystem::path* folder) {
   const char* key = keys.find("dtype") ? "dtype" : "torch_dtype";
   const std::string text = keys.text_or(key, "");
-  if (text.empty()) return dtype_of_shards(folder);
-  for (const auto& [name, dtype] : {std::pair("float32", DType::f32), std::pair("float16", DType::f16),
-                                    std::pair("bfloat16", DType::bf16), std::pair("float64", DType::f64)})
-    if (text == name) return dtype;
+  if (text.empty() && folder) return dtype_of_shards(*folder);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::f64})
+    if (text == torch_name(dtype)) return dtype;
   fail(ErrorKind::bad_input, keys.where(), ": ", key, ": expected float32, float16, bfloat16 or float64, found ",
        quoted_text(text));
 }
@@ -210,24 +210,15 @@ std::string read_architecture(const Keys& keys) {
   return value->front().get<std::string>();
 }
 
-}  // namespace
-
-DType read_model_dtype(const std::filesystem::path& folder) {
-  const std::filesystem::path file = folder / "config.json";
-  const json root = parse_json_file(file);
-  return read_dtype(Keys(root, file.string()), folder);
-}
-
-ModelConfig read_model_config(const std::filesystem::path& folder) {
-  const std::filesystem::path file = folder / "config.json";
-  const json root = parse_json_file(file);
-  const Keys keys(root, file.string());
+// `folder`: whose shards say the dtype where the content does not.
+ModelConfig read(const json& root, const std::string& where, const std::filesystem::path* folder) {
+  const Keys keys(root, where);
   ModelConfig config{};
   config.architecture = read_architecture(keys);
   const std::string& name = config.architecture;
   const bool is_opt = name == "OPTForCausalLM";
   require_input(is_opt || name == "LlamaForCausalLM" || name == "MistralForCausalLM" || name == "Qwen2ForCausalLM",
-                file.string(), ": architecture ", quoted_text(name), " is not supported; supported are ", kSupported);
+                where, ": architecture ", quoted_text(name), " is not supported; supported are ", kSupported);
   config.layers = keys.integer("num_hidden_layers", 1, kMaxLayers);
   config.hidden = keys.integer("hidden_size", 1, kMaxWidth);
   config.heads = keys.integer("num_attention_heads", 1, kMaxHeads);
@@ -238,6 +229,33 @@ ModelConfig read_model_config(const std::filesystem::path& folder) {
   if (const auto bos = keys.token_ids("bos_token_id"); !bos.empty()) config.bos = bos.front();
   config.eos = keys.token_ids("eos_token_id");
   return config;
+}
+
+}  // namespace
+
+const char* torch_name(DType dtype) {
+  switch (dtype) {
+    case DType::f16: return "float16";
+    case DType::bf16: return "bfloat16";
+    case DType::f64: return "float64";
+    default: return "float32";
+  }
+}
+
+DType read_model_dtype(const std::filesystem::path& folder) {
+  const std::filesystem::path file = folder / "config.json";
+  const json root = parse_json_file(file);
+  return read_dtype(Keys(root, file.string()), &folder);
+}
+
+ModelConfig model_config(const json& root, const std::string& where) {
+  return read(root, where, nullptr);
+}
+
+ModelConfig read_model_config(const std::filesystem::path& folder) {
+  if (const auto file = gguf_file(folder)) return GgufModel(*file).config();
+  const std::filesystem::path file = folder / "config.json";
+  return read(parse_json_file(file), file.string(), &folder);
 }
 
 }  // namespace cbq

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,6 +37,7 @@ struct ModelConfig {
   // family llama
   double rope_theta = 10000;
   std::optional<Llama3Scaling> rope_scaling;
+  std::vector<double> rope_factors;  // head_dim/2 that the frequencies are divided by, as GGUF files state a scaling
   // Mistral: tokens a query may look back, itself included; set means that longer sequences are refused.
   std::optional<std::int64_t> sliding_window;
 
@@ -49,11 +51,15 @@ struct ModelConfig {
 // Positions 0 .. T-1 of OPT read rows 2 .. T+1 of embed_positions.
 constexpr std::int64_t kOptPositionOffset = 2;
 
-// Reads FOLDER/config.json. Errors (bad_input): file missing or broken; architecture not supported (names it and those
-// supported); a key missing, of the wrong type or out of range; sizes that contradict each other; an option of the
-// architecture that is not supported (names key and value).
+// Reads FOLDER/config.json, or the metadata of a GGUF file (models/gguf.h). Errors (bad_input): file missing or broken;
+// architecture not supported (names it and those supported); a key missing, of the wrong type or out of range; sizes
+// that contradict each other; an option of the architecture that is not supported (names key and value).
 ModelConfig read_model_config(const std::filesystem::path& folder);
-// Its `dtype` alone: that of config.json, or else of the first tensor of the shards.
+// The dtype of FOLDER/config.json alone, or else of the first tensor of the shards.
 DType read_model_dtype(const std::filesystem::path& folder);
+// The same from the content of such a file, which must name its dtype. `where`: for errors.
+ModelConfig model_config(const nlohmann::json& root, const std::string& where);
+// What such files call a float dtype: "float16" and the like.
+const char* torch_name(DType dtype);
 
 }  // namespace cbq

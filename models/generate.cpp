@@ -82,8 +82,16 @@ std::int32_t sample_token(std::span<const float> logits, const GenerationOptions
 }
 
 Generator::Generator(Context& ctx, const Model& model)
-    : ctx_(ctx), model_(model), caches_(std::size_t(model.config().layers)) {
-  for (std::int64_t i = 0; i < model.config().layers; ++i) blocks_.push_back(model.block(i));
+    : Generator(ctx, model, [&](std::int64_t i) { return model.block(i); }) {}
+
+Generator::Generator(Context& ctx, const Model& model, const BlockSource& blocks) : ctx_(ctx), model_(model) {
+  for (std::int64_t i = 0; i < model.config().layers; ++i) blocks_.push_back(blocks(i));
+  restart();
+}
+
+void Generator::restart() {
+  caches_.assign(blocks_.size(), KvCache());
+  tokens_ = 0;
 }
 
 std::int64_t Generator::max_tokens() const {
@@ -110,9 +118,16 @@ std::vector<float> Generator::next_logits(std::span<const std::int32_t> ids) {
 
 std::string generate(Context& ctx, const Model& model, const Tokenizer& tokenizer, std::string_view prompt,
                      const GenerationOptions& options, const std::function<void(std::string_view)>& on_text) {
-  check(options);
-  std::vector<std::int32_t> ids = prompt_ids(model, tokenizer, prompt);
   Generator generator(ctx, model);
+  return generate(generator, tokenizer, prompt, options, on_text);
+}
+
+std::string generate(Generator& generator, const Tokenizer& tokenizer, std::string_view prompt,
+                     const GenerationOptions& options, const std::function<void(std::string_view)>& on_text) {
+  check(options);
+  const Model& model = generator.model();
+  std::vector<std::int32_t> ids = prompt_ids(model, tokenizer, prompt);
+  generator.restart();
   require_input(std::ssize(ids) < generator.max_tokens(), "prompt: ", ids.size(),
                 " tokens leave no room, the model has ", generator.max_tokens(), " positions; use a shorter one");
   std::vector<std::int32_t> ends = model.config().eos;

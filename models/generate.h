@@ -29,8 +29,13 @@ std::int32_t sample_token(std::span<const float> logits, const GenerationOptions
 // All blocks of a model in memory with the keys and values of one text.
 class Generator {
  public:
-  // Loads all blocks. The model must outlive this object.
+  // Loads all blocks, the model's own or those of `blocks`. The model must outlive this object.
   Generator(Context& ctx, const Model& model);
+  Generator(Context& ctx, const Model& model, const BlockSource& blocks);
+  const Model& model() const { return model_; }
+
+  // Forgets the text.
+  void restart();
 
   // Logits (V) behind the last of `ids`, which continue the text; at least one.
   std::vector<float> next_logits(std::span<const std::int32_t> ids);
@@ -41,7 +46,7 @@ class Generator {
  private:
   Context& ctx_;
   const Model& model_;
-  std::vector<std::unique_ptr<DenseBlock>> blocks_;
+  std::vector<std::unique_ptr<BlockLayers>> blocks_;
   std::vector<KvCache> caches_;
   std::int64_t tokens_ = 0;
 };
@@ -50,6 +55,9 @@ class Generator {
 // before an end-of-text token of config.json or the tokenizer. Returns the new text. Error{bad_input}: options out of
 // range, a prompt that is empty or leaves no position, a tokenizer that does not belong to the model.
 std::string generate(Context& ctx, const Model& model, const Tokenizer& tokenizer, std::string_view prompt,
+                     const GenerationOptions& options, const std::function<void(std::string_view)>& on_text);
+// The same with blocks in memory already; what the generator held is forgotten first.
+std::string generate(Generator& generator, const Tokenizer& tokenizer, std::string_view prompt,
                      const GenerationOptions& options, const std::function<void(std::string_view)>& on_text);
 
 }  // namespace cbq

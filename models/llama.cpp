@@ -5,12 +5,10 @@
 #include "models/families.h"
 
 namespace cbq {
-namespace {
 
-// Frequency of pair i of D/2, in radians a token: theta^(-2i/D), and for LLaMA 3.1 slowed down where the wavelength is
-// long (the function _compute_llama3_parameters of transformers).
-double frequency(const ModelConfig& config, std::int64_t i) {
+double rope_frequency(const ModelConfig& config, std::int64_t i) {
   const double f = std::pow(config.rope_theta, -2.0 * double(i) / double(config.head_dim));
+  if (!config.rope_factors.empty()) return f / config.rope_factors.at(std::size_t(i));
   if (!config.rope_scaling) return f;
   const Llama3Scaling& s = *config.rope_scaling;
   const double wavelength = 2 * std::numbers::pi / f;  // tokens a turn
@@ -21,12 +19,10 @@ double frequency(const ModelConfig& config, std::int64_t i) {
   return (1 - smooth) * f / s.factor + smooth * f;
 }
 
-}  // namespace
-
 RopeTables rope_tables(Context& ctx, const ModelConfig& config, std::int64_t begin, std::int64_t tokens, DType dtype) {
   const std::int64_t half = config.head_dim / 2;
   std::vector<double> frequencies(static_cast<std::size_t>(half));
-  for (std::int64_t i = 0; i < half; ++i) frequencies[std::size_t(i)] = frequency(config, i);
+  for (std::int64_t i = 0; i < half; ++i) frequencies[std::size_t(i)] = rope_frequency(config, i);
   std::vector<double> cos, sin;
   for (std::int64_t t = begin; t < begin + tokens; ++t)
     for (const double f : frequencies) {

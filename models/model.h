@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <thread>
@@ -54,5 +55,8 @@ class Model {
   DType compute_;
   OuterWeights outer_;
 };
+
+// Supplies block i of a model whose outer weights are another's; called once per block, in order.
+using BlockSource = std::function<std::unique_ptr<BlockLayers>(std::int64_t i)>;
 
 }  // namespace cbq

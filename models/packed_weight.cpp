@@ -49,6 +49,7 @@ PackedWeight Checkpoint::load_packed(Context& ctx, const std::string& name, cons
 }
 
 Tensor Checkpoint::load_weight(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const {
+  if (gguf_) return load(ctx, name + ".weight", expected, dtype);
   const StoredScheme stored = scheme(name);
   if (stored.wbits == 16) {
     for (const char* suffix : {".weight_packed", ".qweight"})

@@ -72,32 +72,43 @@ double equal_rows(Context& ctx, const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
-std::vector<Tensor> hidden_states(Context& ctx, const Model& model, const BlockSource& blocks, const Windows& windows,
-                                  const EvalProgress& progress) {
-  const std::int64_t tokens = tokens_of(windows), count = std::ssize(windows);
-  const std::int64_t batch = std::max<std::int64_t>(1, kForwardRows / tokens);
-  const ModelConfig& config = model.config();
-  Sequence sequence = make_sequence(ctx, config, batch, 0, tokens, model.compute());
-  std::vector<Tensor> groups;  // (B*T, C) each; the last one may hold fewer windows
+HiddenStates::HiddenStates(Context& ctx, const Model& model, const Windows& windows)
+    : ctx_(ctx), config_(model.config()), tokens_(tokens_of(windows)) {
+  const std::int64_t count = std::ssize(windows), batch = std::max<std::int64_t>(1, kForwardRows / tokens_);
+  sequence_ = make_sequence(ctx, config_, batch, 0, tokens_, model.compute());
   for (std::int64_t begin = 0; begin < count; begin += batch) {
     const std::int64_t end = std::min(count, begin + batch);
-    const Tensor ids = ids_of(ctx, windows, begin, end, config.vocab);
-    groups.push_back(embed(ctx, config, model.outer(), ids, end - begin, 0).value);
+    const Tensor ids = ids_of(ctx, windows, begin, end, config_.vocab);
+    groups_.push_back(embed(ctx, config_, model.outer(), ids, end - begin, 0).value);
   }
-  std::int64_t done = 0;
-  for (std::int64_t i = 0; i < config.layers; ++i) {
-    const std::unique_ptr<BlockLayers> block = blocks(i);
-    for (Tensor& x : groups) {
-      sequence.batch = x.rows() / tokens;
-      x = block_forward(ctx, config, *block, x, sequence).value;
-      done += sequence.batch;
-      if (progress) progress(done, config.layers * count);
-    }
+}
+
+void HiddenStates::advance(BlockLayers& block, const std::function<void(std::int64_t windows)>& done) {
+  for (Tensor& x : groups_) {
+    sequence_.batch = x.rows() / tokens_;
+    x = block_forward(ctx_, config_, block, x, sequence_).value;
+    if (done) done(sequence_.batch);
   }
+}
+
+std::vector<Tensor> HiddenStates::windows() const {
   std::vector<Tensor> hidden;
-  for (const Tensor& x : groups)
-    for (std::int64_t row = 0; row < x.rows(); row += tokens) hidden.push_back(x.slice(0, row, row + tokens));
+  for (const Tensor& x : groups_)
+    for (std::int64_t row = 0; row < x.rows(); row += tokens_) hidden.push_back(x.slice(0, row, row + tokens_));
   return hidden;
+}
+
+std::vector<Tensor> hidden_states(Context& ctx, const Model& model, const BlockSource& blocks, const Windows& windows,
+                                  const EvalProgress& progress) {
+  HiddenStates states(ctx, model, windows);
+  const std::int64_t layers = model.config().layers, total = layers * std::ssize(windows);
+  std::int64_t done = 0;
+  for (std::int64_t i = 0; i < layers; ++i)
+    states.advance(*blocks(i), [&](std::int64_t count) {
+      done += count;
+      if (progress) progress(done, total);
+    });
+  return states.windows();
 }
 
 Quality measure(Context& ctx, const Model& model, const std::vector<Tensor>& hidden, const Windows& windows,

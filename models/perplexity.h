@@ -19,10 +19,27 @@ struct Quality {
   std::optional<double> kl, top1;
 };
 
-// Supplies block i of the model under evaluation; called once per block, in order.
-using BlockSource = std::function<std::unique_ptr<BlockLayers>(std::int64_t i)>;
 // done, total in block-windows.
 using EvalProgress = std::function<void(std::int64_t done, std::int64_t total)>;
+
+// The hidden states of all windows on their way through the blocks; before the first they are the embeddings.
+class HiddenStates {
+ public:
+  HiddenStates(Context& ctx, const Model& model, const Windows& windows);
+  // x = block(x) for all windows; `done` is told how many windows have passed since the last call.
+  void advance(BlockLayers& block, const std::function<void(std::int64_t windows)>& done = {});
+  // (B*T, C) each, some windows together; the last one may hold fewer.
+  const std::vector<Tensor>& groups() const { return groups_; }
+  // One (T, C) tensor a window.
+  std::vector<Tensor> windows() const;
+
+ private:
+  Context& ctx_;
+  const ModelConfig& config_;
+  std::int64_t tokens_;
+  Sequence sequence_;
+  std::vector<Tensor> groups_;
+};
 
 // Hidden states of all windows after the last block, before the final norm; one (T, C) tensor a window.
 std::vector<Tensor> hidden_states(Context& ctx, const Model& model, const BlockSource& blocks, const Windows& windows,

@@ -90,6 +90,10 @@ Tensor round_to(Context& ctx, const Tensor& x, DType stored) {
 }
 
 Checkpoint::Checkpoint(fs::path folder) : folder_(std::move(folder)) {
+  if (const auto file = gguf_file(folder_)) {
+    gguf_ = std::make_unique<const GgufModel>(*file);
+    return;
+  }
   require_input(fs::is_directory(folder_), folder_.string(), ": expected the folder of a checkpoint, ",
                 fs::exists(folder_) ? "found a file" : "there is nothing of that name");
   const fs::path index = folder_ / kIndexFile;
@@ -150,6 +154,8 @@ void Checkpoint::check_place(const std::string& stored_name, const std::string& 
 
 std::vector<std::string> Checkpoint::names() const {
   std::vector<std::string> names;
+  if (gguf_)
+    for (const auto& [name, info] : gguf_->tensors()) names.push_back(name);
   for (const auto& [name, place] : where_) names.push_back(name);
   return names;
 }
@@ -162,13 +168,19 @@ const Checkpoint::Place& Checkpoint::place(const std::string& name) const {
 }
 
 const TensorInfo& Checkpoint::info(const std::string& name) const {
+  if (gguf_) {
+    const auto found = gguf_->tensors().find(name);
+    require_input(found != gguf_->tensors().end(), tensor_text(name), ": expected this tensor, not found among ",
+                  gguf_->tensors().size(), " tensors");
+    return found->second;
+  }
   const Place& at = place(name);
   return shards_[at.shard]->info(at.stored_name);
 }
 
 std::int64_t Checkpoint::total_bytes() const {
   std::int64_t bytes = 0;
-  for (const auto& [name, at] : where_) bytes += shards_[at.shard]->info(at.stored_name).bytes;
+  for (const std::string& name : names()) bytes += info(name).bytes;
   return bytes;
 }
 
@@ -200,9 +212,15 @@ void Checkpoint::expect(const std::string& name, const Shape& shape, DType dtype
                 ", found ", found.shape, " ", found.dtype);
 }
 
+bool Checkpoint::is_quantised() const {
+  if (!gguf_) return quantization_.has_value();
+  return std::ranges::any_of(gguf_->file().tensors(), [](const auto& t) { return cbq::is_quantised(t.second.type); });
+}
+
 Tensor Checkpoint::load_stored(Context& ctx, const std::string& name, const Shape& expected) const {
   const TensorInfo& found = info(name);
   require_input(found.shape == expected, tensor_text(name), ": expected the shape ", expected, ", found ", found.shape);
+  if (gguf_) return gguf_->load(ctx, name);
   require_input(is_float(found.dtype), tensor_text(name), ": expected floats, found ", found.dtype);
   Tensor stored = from_host_bytes(ctx, found.shape, found.dtype, bytes(name));
   release(name);
@@ -219,6 +237,7 @@ Tensor Checkpoint::load(Context& ctx, const std::string& name, const Shape& expe
 }
 
 StoredScheme Checkpoint::scheme(const std::string& name) const {
+  if (gguf_) return gguf_->scheme(name);
   if (!quantization_) return {};
   StoredScheme stored = quantization_->scheme(name);
   // GPTQ does not name the layers that it leaves as they are, such as the head.

@@ -1,4 +1,4 @@
-// The tensors of a checkpoint folder, dense or packed, read through memory maps.
+// The tensors of a checkpoint, dense or packed, read through memory maps.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,7 @@
 
 #include "core/safetensors.h"
 #include "core/tensor.h"
+#include "models/gguf.h"
 #include "models/packed.h"
 
 namespace cbq {
@@ -29,8 +30,8 @@ struct PackedWeight {
   DType rounded_to;
 };
 
-// FOLDER with model.safetensors, or model-*.safetensors with or without model.safetensors.index.json. Names that lack
-// the leading "model." of OPT ("decoder.layers.0...") are known with it.
+// A GGUF file (see models/gguf.h), or FOLDER with model.safetensors, or model-*.safetensors with or without
+// model.safetensors.index.json. Names that lack the leading "model." of OPT ("decoder.layers.0...") are known with it.
 class Checkpoint {
  public:
   // Errors (bad_input): no shards; a shard that the index or the other shards' numbering names is missing; a tensor in
@@ -39,7 +40,9 @@ class Checkpoint {
   explicit Checkpoint(std::filesystem::path folder);
 
   const std::filesystem::path& folder() const { return folder_; }
-  bool contains(const std::string& name) const { return where_.contains(name); }
+  bool contains(const std::string& name) const {
+    return gguf_ ? gguf_->tensors().contains(name) : where_.contains(name);
+  }
   std::vector<std::string> names() const;
   // Error{bad_input} when there is no such tensor.
   const TensorInfo& info(const std::string& name) const;
@@ -54,13 +57,13 @@ class Checkpoint {
   // The tensor converted to `dtype`. `expected` is its shape. Errors (bad_input): missing; wrong shape; not a float
   // type; NaN or infinity in it (names the tensor and how many).
   Tensor load(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const;
-  // The integers of linear layer NAME, which is quantised.
+  // The integers of linear layer NAME, which is quantised; not of a GGUF file.
   PackedWeight load_packed(Context& ctx, const std::string& name, const Shape& expected) const;
   // NAME.weight of a linear layer, de-quantised if it is stored packed.
   Tensor load_weight(Context& ctx, const std::string& name, const Shape& expected, DType dtype) const;
   // The scheme of linear layer NAME; 16-bit if it is dense.
   StoredScheme scheme(const std::string& name) const;
-  bool is_quantised() const { return quantization_.has_value(); }
+  bool is_quantised() const;
   // Of the key/value cache, which a quantised checkpoint may ask for; 16: not quantised.
   int kv_bits() const { return quantization_ ? quantization_->kv_bits() : 16; }
   Symmetry kv_symmetry() const { return quantization_ ? quantization_->kv_symmetry() : Symmetry::symmetric; }
@@ -87,6 +90,7 @@ class Checkpoint {
   Tensor load_stored(Context& ctx, const std::string& name, const Shape& expected) const;
 
   std::filesystem::path folder_;
+  std::unique_ptr<const GgufModel> gguf_;  // then there are no shards
   std::vector<std::unique_ptr<SafetensorsFile>> shards_;
   std::map<std::string, Place> where_;  // by the name that this program uses
   std::optional<QuantizationConfig> quantization_;

@@ -116,7 +116,7 @@ std::vector<BlockSpec> block_specs(const RunConfig& config, const ModelConfig& m
   for (std::int64_t layer = 0; layer < model.layers; ++layer)
     for (Site site : {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_out})
       check_site(model, specs[std::size_t(layer)], layer, site);
-  require_exportable(config.exports, model, specs);
+  require_exportable(config.exports, model, specs, config.kv_bits);
   return specs;
 }
 

@@ -16,7 +16,7 @@ namespace cbq {
 enum class Method { cbq, rtn, gptq };
 enum class WindowSchedule { fixed, grow };
 enum class CfpPreset { off, paper, msmodelslim };
-enum class Export { compressed_tensors, gptq, dense };
+enum class Export { compressed_tensors, gptq, dense, gguf };
 
 struct LayerOverride {
   std::string match;  // glob over linear names: * any characters, ? one
@@ -74,6 +74,8 @@ struct RunConfig {
   struct Eval {
     std::vector<std::filesystem::path> data;
     std::int64_t seqlen = 2048, windows = 0;  // windows = 0: all
+    // Continued by the model before and after, for the report.
+    std::vector<std::string> prompts = {"Once upon a time", "The first thing to know is"};
     friend bool operator==(const Eval&, const Eval&) = default;
   } eval;
 

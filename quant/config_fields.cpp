@@ -98,6 +98,17 @@ std::vector<std::filesystem::path> Paths::read(const ConfigValue& value) const {
   return paths;
 }
 
+std::vector<std::string> Texts::read(const ConfigValue& value) const {
+  if (!value.json().is_array()) value.reject(allowed());
+  std::vector<std::string> texts;
+  for (std::size_t i = 0; i < value.json().size(); ++i) {
+    const std::string* text = value.json()[i].get_ptr<const std::string*>();
+    if (!text || text->empty()) value.entry(i).reject("a text");
+    texts.push_back(*text);
+  }
+  return texts;
+}
+
 BitWidths weight_bits() {
   return {{2, 3, 4, 5, 6, 8, 16}};
 }

@@ -70,6 +70,12 @@ struct Paths {
   std::vector<std::filesystem::path> read(const ConfigValue& value) const;
 };
 
+// None of them empty.
+struct Texts {
+  std::string allowed() const { return "a list of texts"; }
+  std::vector<std::string> read(const ConfigValue& value) const;
+};
+
 template <class T>
 struct Choices {
   struct Choice {

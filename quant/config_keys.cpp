@@ -235,6 +235,7 @@ std::vector<ConfigKey> make_keys() {
       paths("eval.data", &RunConfig::Eval::data, "text to measure perplexity on; none: no evaluation"),
       plain("eval.seqlen", &RunConfig::Eval::seqlen, sequence, "tokens of a window; seqlen where absent"),
       plain("eval.windows", &RunConfig::Eval::windows, IntegerRange{0, kManySamples}, "most windows a file; 0: all"),
+      plain("eval.prompts", &RunConfig::Eval::prompts, Texts(), "continued before and after, for the report"),
   };
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/json.h"
 #include "quant/export_format.h"
+#include "quant/export_gguf.h"
 #include "quant/hard_block.h"
 
 namespace cbq {
@@ -27,9 +28,9 @@ bool is_copied(const std::string& name) {
          name.starts_with("LICENSE");
 }
 
-// model.safetensors and model-00001-of-00003.safetensors.
+// model.safetensors, model-00001-of-00003.safetensors and model.gguf.
 bool is_shard(const std::string& name) {
-  return name == "model.safetensors" ||
+  return name == "model.safetensors" || name == kGgufFile ||
          (name.starts_with("model-") && name.find("-of-") != std::string::npos && name.ends_with(".safetensors"));
 }
 
@@ -47,15 +48,6 @@ void remove_file(const fs::path& file) {
   std::error_code error;
   fs::remove(file, error);
   require_input(!error, file.string(), ": cannot remove: ", error.message(), "; make the folder writable");
-}
-
-// What an earlier export left, in another format perhaps. config.json goes first: without it no reader takes the folder
-// for a model.
-void remove_earlier_export(const fs::path& folder) {
-  remove_file(folder / kConfig);
-  for (const char* name : {kIndex, kGptqConfig}) remove_file(folder / name);
-  for (const fs::path& file : files_in(folder))
-    if (is_shard(file.filename().string())) remove_file(file);
 }
 
 // The tensor's own dtype in the source and `stored`, the one that later steps rounded to: the narrowest type that holds
@@ -78,7 +70,6 @@ class Exporter {
         folder_(folder) {}
 
   void run(std::int64_t shard_bytes) {
-    remove_earlier_export(folder_);
     std::vector<TensorSpec> planned;
     const std::vector<std::string> outer = outer_names();
     for (const std::string& name : outer)
@@ -203,6 +194,14 @@ class Exporter {
 };
 
 }  // namespace
+
+// config.json goes first: without it no reader takes the folder for a model.
+void remove_earlier_export(const fs::path& folder) {
+  remove_file(folder / kConfig);
+  for (const char* name : {kIndex, kGptqConfig}) remove_file(folder / name);
+  for (const fs::path& file : files_in(folder))
+    if (is_shard(file.filename().string())) remove_file(file);
+}
 
 void write_checkpoint(Context& ctx, const ExportSource& source, const LayerFormat& format, const fs::path& folder,
                       std::int64_t shard_bytes) {

@@ -27,14 +27,15 @@ struct ExportSource {
 ExportSource finished_blocks(Context& ctx, const Model& source, const RunStore& store,
                              const std::vector<BlockSpec>& specs);
 // The integers of a checkpoint of any packed format, this program's own or another's. Errors (bad_input): weights that
-// are not stored as integers, groups in another order than the columns.
+// are not stored as integers, a GGUF file, groups in another order than the columns.
 ExportSource packed_blocks(Context& ctx, const Checkpoint& checkpoint, const ModelConfig& config);
 
 struct ExportFormat {
   Export id;
   const char* name;  // in `export` and --format
   // The first thing of the model that the format has no place for, such as "5-bit weights (model.layers.0 ...)"; "".
-  std::string (*obstacle)(const ModelConfig& model, const std::vector<BlockSpec>& specs);
+  // `kv_bits`: of the cache.
+  std::string (*obstacle)(const ModelConfig& model, const std::vector<BlockSpec>& specs, int kv_bits);
   // Writes into the folder, which exists. `shard_bytes`: most tensor bytes of a file.
   void (*write)(Context& ctx, const ExportSource& source, const std::filesystem::path& folder,
                 std::int64_t shard_bytes);
@@ -49,7 +50,7 @@ std::string export_text(Export format, const std::filesystem::path& folder, cons
 
 // Error{bad_input} where one of the formats cannot hold the model: says what it has no place for, and which can.
 void require_exportable(const std::vector<Export>& formats, const ModelConfig& model,
-                        const std::vector<BlockSpec>& specs);
+                        const std::vector<BlockSpec>& specs, int kv_bits);
 
 // Where format number `i` of a run goes: OUTPUT itself for the first, OUTPUT/NAME for the others.
 std::filesystem::path export_folder(const std::filesystem::path& output, const std::vector<Export>& formats,
@@ -58,6 +59,9 @@ std::filesystem::path export_folder(const std::filesystem::path& output, const s
 // Writes the model into FOLDER, replacing what an earlier export left there.
 void export_model(Context& ctx, const ExportSource& source, Export format, const std::filesystem::path& folder,
                   std::int64_t shard_bytes);
+
+// What an earlier export left, in another format perhaps.
+void remove_earlier_export(const std::filesystem::path& folder);
 
 // A folder of safetensors that stands alone: shards with index, tokenizer files byte for byte, generation_config.json
 // and the like, config.json last.

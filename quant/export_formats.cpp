@@ -6,6 +6,8 @@
 #include "quant/config_fields.h"
 #include "quant/export.h"
 #include "quant/export_format.h"
+#include "quant/export_gguf.h"
+#include "quant/gguf_scheme.h"
 
 namespace cbq {
 namespace {
@@ -13,11 +15,11 @@ namespace {
 namespace fs = std::filesystem;
 using Lines = std::vector<std::string>;
 
-std::string no_obstacle(const ModelConfig&, const std::vector<BlockSpec>&) {
+std::string no_obstacle(const ModelConfig&, const std::vector<BlockSpec>&, int) {
   return "";
 }
 
-std::string gptq_obstacle(const ModelConfig& model, const std::vector<BlockSpec>& specs) {
+std::string gptq_obstacle(const ModelConfig& model, const std::vector<BlockSpec>& specs, int) {
   std::string obstacle;
   for_each_linear(model, specs, [&](const std::string& name, LinearRole role, const LinearSpec& spec) {
     const int bits = spec.weight.bits;
@@ -91,6 +93,15 @@ Lines dense_readers(const fs::path& folder, const std::vector<BlockSpec>& specs)
   return lines;
 }
 
+Lines gguf_readers(const fs::path& folder, const std::vector<BlockSpec>& specs) {
+  Lines lines = {"llama.cpp and what is built on it"};
+  if (holds_rounded_offsets(specs))
+    lines.push_back(
+        "offsets of asymmetric weights of 4 bits are rounded to f16: `cbq eval` gives the numbers of the file");
+  lines.push_back(concat("llama-cli -m ", (folder / kGgufFile).string()));
+  return lines;
+}
+
 template <std::unique_ptr<LayerFormat> (*make)()>
 void write_with(Context& ctx, const ExportSource& source, const fs::path& folder, std::int64_t shard_bytes) {
   write_checkpoint(ctx, source, *make(), folder, shard_bytes);
@@ -100,11 +111,16 @@ void write_gptq(Context& ctx, const ExportSource& source, const fs::path& folder
   write_checkpoint(ctx, source, *gptq_format(source.specs), folder, shard_bytes);
 }
 
+void write_gguf(Context& ctx, const ExportSource& source, const fs::path& folder, std::int64_t) {
+  export_gguf(ctx, source, folder / kGgufFile);
+}
+
 constexpr std::array kFormats = {
     ExportFormat{Export::compressed_tensors, "compressed-tensors", no_obstacle, write_with<compressed_tensors_format>,
                  compressed_tensors_readers},
     ExportFormat{Export::gptq, "gptq", gptq_obstacle, write_gptq, gptq_readers},
     ExportFormat{Export::dense, "dense", no_obstacle, write_with<dense_format>, dense_readers},
+    ExportFormat{Export::gguf, "gguf", gguf_obstacle, write_gguf, gguf_readers},
 };
 
 }  // namespace
@@ -127,13 +143,13 @@ std::string export_text(Export id, const fs::path& folder, const std::vector<Blo
 }
 
 void require_exportable(const std::vector<Export>& formats, const ModelConfig& model,
-                        const std::vector<BlockSpec>& specs) {
+                        const std::vector<BlockSpec>& specs, int kv_bits) {
   for (const Export id : formats) {
-    const std::string obstacle = export_format(id).obstacle(model, specs);
+    const std::string obstacle = export_format(id).obstacle(model, specs, kv_bits);
     if (obstacle.empty()) continue;
     std::vector<std::string> able;
     for (const ExportFormat& format : kFormats)
-      if (format.obstacle(model, specs).empty()) able.push_back(format.name);
+      if (format.obstacle(model, specs, kv_bits).empty()) able.push_back(format.name);
     fail(ErrorKind::bad_input, "export: ", export_format(id).name, " has no place for ", obstacle, "; use ",
          listed(able));
   }
@@ -149,6 +165,7 @@ void export_model(Context& ctx, const ExportSource& source, Export format, const
   fs::create_directories(folder, error);
   require_input(!error, folder.string(), ": cannot create the folder: ", error.message(),
                 "; make the folder above it writable or choose another");
+  remove_earlier_export(folder);
   export_format(format).write(ctx, source, folder, shard_bytes);
 }
 

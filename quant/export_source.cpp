@@ -58,6 +58,9 @@ ExportSource finished_blocks(Context& ctx, const Model& source, const RunStore& 
 }
 
 ExportSource packed_blocks(Context& ctx, const Checkpoint& checkpoint, const ModelConfig& config) {
+  require_input(!gguf_file(checkpoint.folder()), checkpoint.folder().string(),
+                ": expected a folder of safetensors, found a GGUF file, which can be evaluated but not written as "
+                "another format");
   std::vector<BlockSpec> specs;
   bool has_integers = false;
   for (std::int64_t layer = 0; layer < config.layers; ++layer) {

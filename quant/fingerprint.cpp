@@ -39,31 +39,35 @@ std::uint64_t sampled_hash(const fs::path& path) {
   return hash.digest();
 }
 
-void add_file(Hash64& hash, const std::string& label, const fs::path& path) {
-  std::error_code error;
-  const auto size = fs::file_size(path, error);
-  require_input(!error, path.string(), ": cannot read its size: ", error.message());
-  const std::uint64_t digest = size <= std::uintmax_t(kHashedWhole) ? hash_file(path) : sampled_hash(path);
-  hash.update(concat(label, ' ', size, ' ', hash_text(digest), '\n'));
+void add(Hash64& hash, const std::string& label, const FileRecord& file) {
+  hash.update(concat(label, ' ', file.bytes, ' ', file.hash, '\n'));
 }
 
 bool decides_result(const std::string& name) {
   return std::ranges::find(kSmallFiles, name) != kSmallFiles.end() || name.ends_with(".safetensors");
 }
 
-std::string model_hash(const fs::path& folder) {
-  std::vector<fs::path> files;
+std::vector<FileRecord> files_of(const fs::path& model) {
+  std::vector<fs::path> paths;
   std::error_code error;
-  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
-    if (decides_result(entry->path().filename().string())) files.push_back(entry->path());
-  require_input(!error, folder.string(), ": cannot list the folder: ", error.message());
-  std::ranges::sort(files);
-  Hash64 hash;
-  for (const fs::path& file : files) add_file(hash, file.filename().string(), file);
-  return hash_text(hash.digest());
+  for (fs::directory_iterator entry(model, error), end; !error && entry != end; entry.increment(error))
+    if (decides_result(entry->path().filename().string())) paths.push_back(entry->path());
+  require_input(!error, model.string(), ": cannot list the folder: ", error.message());
+  std::ranges::sort(paths);
+  std::vector<FileRecord> files;
+  for (const fs::path& path : paths) files.push_back(file_record(path));
+  return files;
 }
 
 }  // namespace
+
+FileRecord file_record(const fs::path& path) {
+  std::error_code error;
+  const auto bytes = fs::file_size(path, error);
+  require_input(!error, path.string(), ": cannot read its size: ", error.message());
+  const std::uint64_t digest = bytes <= std::uintmax_t(kHashedWhole) ? hash_file(path) : sampled_hash(path);
+  return {path, std::int64_t(bytes), hash_text(digest)};
+}
 
 Fingerprint fingerprint(const RunConfig& config) {
   const nlohmann::json all = to_json(config);
@@ -73,9 +77,14 @@ Fingerprint fingerprint(const RunConfig& config) {
     if (std::ranges::find(kFreeKeys, key) == kFreeKeys.end()) result.config[key] = value;
   for (const Export format : config.exports)
     result.export_format += (result.export_format.empty() ? "" : ", ") + std::string(export_format(format).name);
-  result.model = model_hash(config.model);
-  Hash64 dataset;
-  for (const fs::path& file : config.dataset) add_file(dataset, "", file);
+  result.model_files = files_of(config.model);
+  Hash64 model, dataset;
+  for (const FileRecord& file : result.model_files) add(model, file.path.filename().string(), file);
+  result.model = hash_text(model.digest());
+  for (const fs::path& path : config.dataset) {
+    result.dataset_files.push_back(file_record(path));
+    add(dataset, "", result.dataset_files.back());
+  }
   result.dataset = hash_text(dataset.digest());
   return result;
 }

@@ -6,6 +6,7 @@
 #include "core/progress.h"
 #include "quant/cross_block.h"
 #include "quant/gptq.h"
+#include "quant/metrics.h"
 #include "quant/reconstruct.h"
 
 namespace cbq {
@@ -113,8 +114,10 @@ MemoryPlan plan_with(const RunConfig& run, const std::vector<BlockSpec>& specs, 
                     {quantised, full, homologous, short_run.batch_size}, 1, {}, [](const WindowProgress&) {});
     items.add("scratch of the largest weight gradient", backward_scratch(run, shape, specs[begin]));
   }
-  window[0]->moved_share(ctx);
   const HardBlock done = window[0]->harden(ctx, shape.dtype);
+  const bool is_replaced = rounding_options(run).rounding_start == RoundingStart::gptq;
+  finished_metrics(ctx, shape, 0, is_replaced ? model.block_weights(std::int64_t(begin)) : window[0]->weights(),
+                   *window[0], done);
   if (quantised.size() > 0) block_forward(ctx, shape, *dense_block(ctx, shape, done), quantised.load(ctx, 0), sequence);
   items.add_rest("one step: quantised weights, activations, gradients, moments");
   const std::int64_t elsewhere_bytes = ctx.host_allocator->peak_bytes();

@@ -160,7 +160,10 @@ CfpPlan plan_cfp(Context& ctx, const ModelConfig& config, const BlockWeights& we
     const Tensor& w = weights[role].weight.value;
     Tensor sorted(ctx, {w.count()}, w.dtype());
     ctx.kernels->sort_magnitudes(ctx, sorted, w);
-    const OutlierSplit split = detect_outliers(to_host<float>(ctx, sorted), options);
+    const std::vector<float> magnitudes = to_host<float>(ctx, sorted);
+    const OutlierSplit split = detect_outliers(magnitudes, options);
+    plan.outliers[std::size_t(role)] = split.outliers;
+    plan.largest[std::size_t(role)] = magnitudes.back();
     if (split.outliers > 0) plan.truncation[std::size_t(role)] = split.reserved_max;
   }
   return plan;

@@ -46,6 +46,9 @@ class RangeObserver final : public BlockLayers {
 struct CfpPlan {
   std::array<std::vector<float>, kSites> site_scale;
   std::array<double, kLinearRoles> truncation;
+  // What was found in the weights, for the report and no part of the state: how many are truncated, the largest one.
+  std::array<std::int64_t, kLinearRoles> outliers{};
+  std::array<double, kLinearRoles> largest{};
   CfpPlan() { truncation.fill(std::numeric_limits<double>::infinity()); }
 
   std::map<std::string, Tensor> state(Context& ctx) const;

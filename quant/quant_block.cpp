@@ -192,15 +192,4 @@ void QuantBlock::restore(Context& ctx, const std::map<std::string, Tensor>& stat
     }
 }
 
-double QuantBlock::moved_share(Context& ctx) const {
-  double moved = 0, count = 0;
-  for (std::size_t i = 0; i < roundings_.size(); ++i) {
-    if (!roundings_[i]) continue;
-    const double weights = double(weights_.linears[i].weight.value.count());
-    moved += weights * roundings_[i]->moved_share(ctx);
-    count += weights;
-  }
-  return count > 0 ? moved / count : 0;
-}
-
 }  // namespace cbq

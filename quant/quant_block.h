@@ -52,7 +52,6 @@ class QuantBlock final : public BlockLayers {
 
   std::map<std::string, Tensor> state();
   void restore(Context& ctx, const std::map<std::string, Tensor>& state);
-  double moved_share(Context& ctx) const;
 
   // WeightRounding::start_from_gptq of a layer, whose own weight is let go.
   void start_from_gptq(Context& ctx, LinearRole role, Tensor w);

@@ -6,6 +6,7 @@
 #include "core/files.h"
 #include "core/progress.h"
 #include "quant/gptq.h"
+#include "quant/metrics.h"
 
 namespace cbq {
 namespace {
@@ -81,11 +82,15 @@ void Reconstruction::run(const std::filesystem::path& metrics, std::stop_token s
   for (std::size_t w = done; w < windows_.size(); ++w) {
     if (stop.stop_requested()) throw Interrupted{};
     const auto start = Clock::now();
+    ctx_.allocator->reset_peak();
     for (; front_ < windows_[w].end; ++front_) enter(front_);
     if (w + 1 < windows_.size()) read_ahead_ = model_.read_ahead(front_, windows_[w + 1].end);
-    const WindowResult result = solve_with_retry(w, stop);
-    const nlohmann::json line = metrics_line(w, result, seconds_since(start));
-    for (std::int64_t layer = windows_[w].begin; layer < windows_[w].next; ++layer) leave(layer);
+    nlohmann::json line = metrics_line(w, solve_with_retry(w, stop));
+    for (std::int64_t layer = windows_[w].begin; layer < windows_[w].next; ++layer)
+      line["finished"].push_back(leave(layer));
+    line["peak_bytes"] = ctx_.allocator->peak_bytes();
+    line["process_bytes"] = process_peak_bytes();
+    line["seconds"] = seconds_since(start);
     std::ofstream(metrics, std::ios::app) << line.dump() << "\n";
     store_.save_window(ctx_, std::int64_t(w) + 1, active_state(), {{"front", front_}});
     ctx_.allocator->trim();
@@ -123,7 +128,10 @@ void Reconstruction::enter(std::int64_t layer) {
     advance(ctx_, model_.config(), observed ? static_cast<BlockLayers&>(observer) : *teacher, sequence_, full_);
   }
   CfpPlan plan;
-  if (config_.cfp != CfpPreset::off) plan = plan_cfp(ctx_, model_.config(), teacher->weights(), ranges, config_);
+  if (config_.cfp != CfpPreset::off) {
+    plan = plan_cfp(ctx_, model_.config(), teacher->weights(), ranges, config_);
+    entered_.push_back(entered_metrics(model_.config(), layer, plan, ranges));
+  }
   active_.emplace(layer, make_active(layer, teacher->weights(), std::move(plan)));
   if (config_.homologous && config_.method == Method::cbq) active_.at(layer).teacher = std::move(teacher);
 }
@@ -219,29 +227,39 @@ WindowResult Reconstruction::solve_with_retry(std::size_t index, std::stop_token
   }
 }
 
+// What the block in work was given. GPTQ's weights took their place where it started from those: read once more then.
+BlockWeights Reconstruction::own_weights(std::int64_t layer) {
+  const Active& active = active_.at(layer);
+  if (rounding_options(config_).rounding_start != RoundingStart::gptq) return active.student->weights();
+  BlockWeights weights = model_.block_weights(layer);
+  apply_cfp(ctx_, model_.config(), weights, active.plan, model_.config().dtype);
+  return weights;
+}
+
 // Block `layer` is done: to integers, to disk, and x_q passes it.
-void Reconstruction::leave(std::int64_t layer) {
+nlohmann::json Reconstruction::leave(std::int64_t layer) {
   const HardBlock hard = active_.at(layer).student->harden(ctx_, model_.config().dtype);
   store_.save_block(ctx_, layer, hard, model_.config().dtype);
+  nlohmann::json metrics =
+      finished_metrics(ctx_, model_.config(), layer, own_weights(layer), *active_.at(layer).student, hard);
   if (needs_calibration(config_))
     advance(ctx_, model_.config(), *dense_block(ctx_, model_.config(), hard), sequence_, quantised_);
   active_.erase(layer);
+  return metrics;
 }
 
-nlohmann::json Reconstruction::metrics_line(std::size_t index, const WindowResult& result, double seconds) {
+nlohmann::json Reconstruction::metrics_line(std::size_t index, const WindowResult& result) {
   const Window& window = windows_[index];
-  nlohmann::json layers = nlohmann::json::array();
-  for (std::int64_t layer = window.begin; layer < window.next; ++layer)
-    layers.push_back({{"layer", layer}, {"moved_share", active_.at(layer).student->moved_share(ctx_)}});
+  const auto distance = [&](double x) { return result.steps > 0 ? nlohmann::json(x) : nlohmann::json(); };
   return {{"window", index},
           {"begin", window.begin},
           {"end", window.end},
           {"steps", result.steps},
-          {"start_distance", result.start_distance},
-          {"end_distance", result.end_distance},
+          {"start_distance", distance(result.start_distance)},
+          {"end_distance", distance(result.end_distance)},
           {"losses", result.losses},
-          {"finished", layers},
-          {"seconds", seconds}};
+          {"entered", std::exchange(entered_, nlohmann::json::array())},
+          {"finished", nlohmann::json::array()}};
 }
 
 }  // namespace cbq

@@ -28,7 +28,11 @@ class Reconstruction {
                  Windows samples, RunStore& store, std::FILE* log);
 
   // Runs all windows that the store has not completed. Throws Interrupted when `stop` is requested: the store then
-  // holds the last completed window. Appends a line per window to METRICS.
+  // holds the last completed window. Appends a line per window to METRICS:
+  //   window, begin, end, steps, start_distance, end_distance (null where nothing is learned), losses by epoch,
+  //   entered and finished blocks (quant/metrics.h), peak_bytes of the compute memory, process_bytes resident at most
+  //   so far, seconds.
+  // The peak that the allocator counts is reset at each window.
   void run(const std::filesystem::path& metrics, std::stop_token stop);
 
  private:
@@ -49,8 +53,9 @@ class Reconstruction {
   std::map<std::string, Tensor> active_state();
   WindowResult solve(std::size_t index, double lr_factor, std::stop_token stop);
   WindowResult solve_with_retry(std::size_t index, std::stop_token stop);
-  void leave(std::int64_t layer);
-  nlohmann::json metrics_line(std::size_t index, const WindowResult& result, double seconds);
+  BlockWeights own_weights(std::int64_t layer);
+  nlohmann::json leave(std::int64_t layer);
+  nlohmann::json metrics_line(std::size_t index, const WindowResult& result);
 
   Context& ctx_;
   const Model& model_;
@@ -64,7 +69,8 @@ class Reconstruction {
   Stream quantised_, full_;  // x_q before the window, y_f behind it
   std::int64_t front_ = 0;   // blocks that full_ has passed
   std::map<std::int64_t, Active> active_;
-  std::jthread read_ahead_;  // of the blocks of the next window, while one is learned
+  std::jthread read_ahead_;                           // of the blocks of the next window, while one is learned
+  nlohmann::json entered_ = nlohmann::json::array();  // of the window in work
 };
 
 }  // namespace cbq

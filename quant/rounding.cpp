@@ -106,6 +106,10 @@ ops::WeightQuantiserVars WeightRounding::vars(Context& ctx, Tape* tape, Hardness
   return vars;
 }
 
+Rounder WeightRounding::hard_rounder() const {
+  return is_annealed(options_.kind) ? Rounder::sigmoid_hard : Rounder::straight_through;
+}
+
 HardWeight WeightRounding::harden(Context& ctx, DType stored) const {
   const ops::WeightQuantiserVars v = vars(ctx, nullptr, Hardness::hard);
   HardWeight hard{spec_, Tensor(ctx, w_.shape(), DType::u8), storable_steps(ctx, v.scale.value, stored), v.zero.value};
@@ -147,17 +151,6 @@ void WeightRounding::restore(const std::map<std::string, Tensor>& state) {
             p->name, " of shape ", p->value.shape());
     p->value = saved->second;
   }
-}
-
-double WeightRounding::moved_share(Context& ctx) const {
-  const HardWeight hard = harden(ctx, statistics_dtype(w_.dtype()));
-  // Nearest as the kind itself rounds without its offset: ties, such as the ends of a symmetric range, do not count.
-  const Rounder rounder = is_annealed(options_.kind) ? Rounder::sigmoid_hard : Rounder::straight_through;
-  Tensor nearest(ctx, w_.shape(), DType::u8);
-  ctx.kernels->weight_codes(ctx, nearest, {w_, hard.grid(), rounder, {}, decided_on_});
-  const Tensor moved(ctx, {1}, DType::i32);
-  ctx.kernels->count_different(ctx, moved, hard.codes, nearest);
-  return double(to_host<std::int32_t>(ctx, moved)[0]) / double(w_.count());
 }
 
 }  // namespace cbq

@@ -43,6 +43,8 @@ class WeightRounding {
   WeightRounding(Context& ctx, Tensor w, const WeightSpec& spec, const RoundingOptions& options, Rng& rng);
 
   RoundingKind kind() const { return options_.kind; }
+  // How the kind rounds once hardened.
+  Rounder hard_rounder() const;
   const WeightSpec& spec() const { return spec_; }
 
   // The op inputs at this step; leaves of `tape`, or constants when it is null.
@@ -62,9 +64,6 @@ class WeightRounding {
   // All that a resumed run needs besides the constructor's arguments, by name.
   std::map<std::string, Tensor> state();
   void restore(const std::map<std::string, Tensor>& state);
-
-  // Share of weights whose integer differs from the one a zero offset gives on the same grid.
-  double moved_share(Context& ctx) const;
 
  private:
   // Every parameter the kind has, with the name it is saved under.

@@ -1,7 +1,6 @@
 #include "quant/run.h"
 
-#include <sys/resource.h>
-
+#include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <limits>
@@ -10,8 +9,13 @@
 #include "core/files.h"
 #include "core/progress.h"
 #include "models/dataset.h"
+#include "models/tokenizer/gguf_vocabulary.h"
+#include "quant/evaluation.h"
 #include "quant/export.h"
+#include "quant/metrics.h"
+#include "quant/provenance.h"
 #include "quant/reconstruct.h"
+#include "quant/report/page.h"
 #include "quant/time_plan.h"
 
 namespace cbq {
@@ -19,20 +23,23 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-class PhaseTimes {
+// Seconds and peak of the compute memory of each phase.
+class Phases {
  public:
-  // Seconds since the last call, or since construction, belong to `phase`.
+  explicit Phases(Allocator& allocator) : allocator_(allocator) {}
+  // What happened since the last call, or since construction, belongs to `phase`.
   void end(const std::string& phase) {
     const auto now = std::chrono::steady_clock::now();
-    seconds_[phase] = std::chrono::duration<double>(now - last_).count();
+    seconds[phase] = std::chrono::duration<double>(now - last_).count();
+    peak_bytes[phase] = allocator_.peak_bytes();
     last_ = now;
+    allocator_.reset_peak();
   }
-  void set(const std::string& phase, double seconds) { seconds_[phase] = seconds; }
-  const Json& json() const { return seconds_; }
+  Json seconds = Json::object(), peak_bytes = Json::object();
 
  private:
+  Allocator& allocator_;
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-  Json seconds_ = Json::object();
 };
 
 std::vector<std::int32_t> stream_of(const Tokenizer& tokenizer, const std::filesystem::path& file,
@@ -64,53 +71,28 @@ Windows evaluation(const RunConfig& config, const Tokenizer& tokenizer, const Mo
   return windows;
 }
 
-Json quality_json(const Quality& q) {
-  return {{"perplexity", q.perplexity}, {"kl", q.kl.value_or(0)}, {"top1", q.top1.value_or(1)}, {"tokens", q.tokens}};
-}
-
-// Full precision, round-to-nearest from the mse start, and the integers in the store.
-Json evaluate_all(Context& ctx, const Model& model, const RunConfig& config, const std::vector<BlockSpec>& specs,
-                  const RunStore& store, const Windows& windows, std::FILE* log, const std::stop_token& stop) {
-  const ModelConfig& m = model.config();
-  const ActivationSpec kv_cache{config.kv_bits, Symmetry::asymmetric};
-  const auto hidden = [&](const std::string& title, const BlockSource& blocks) {
-    Progress progress(log, "evaluate " + title, m.layers * std::int64_t(windows.size()));
-    auto states = hidden_states(ctx, model, blocks, windows, [&](std::int64_t done, std::int64_t) {
-      if (stop.stop_requested()) throw Interrupted{};
-      progress.update(done, "");
-    });
-    progress.finish("");
-    return states;
-  };
-  const auto reference = hidden("full precision", [&](std::int64_t i) { return model.block(i); });
-  Json results;
-  results["full_precision"] = quality_json(measure(ctx, model, reference, windows));
-  const auto add = [&](const std::string& name, const BlockSource& blocks) {
-    results[name] = quality_json(measure(ctx, model, hidden(name, blocks), windows, &model, &reference));
-  };
-  add("nearest", [&](std::int64_t i) {
-    Rng rng(0);  // nearest draws nothing
-    const QuantBlock block(ctx, m, model.block_weights(i), specs[std::size_t(i)], kv_cache, {}, rng);
-    return dense_block(ctx, m, block.harden(ctx, m.dtype));
-  });
-  add("quantised", [&](std::int64_t i) { return dense_block(ctx, m, store.load_block(ctx, m, i, model.compute())); });
-  return results;
-}
-
-double reconstruction_seconds(const std::filesystem::path& metrics) {
-  double sum = 0;
+// Of all parts of an interrupted run: the seconds of its windows, and the largest of their peaks.
+void add_windows(Phases& phases, const std::filesystem::path& metrics) {
+  double seconds = 0;
+  std::int64_t peak = 0;
   std::ifstream in(metrics);
-  for (std::string line; std::getline(in, line);) sum += nlohmann::json::parse(line).value("seconds", 0.0);
-  return sum;
+  for (std::string line; std::getline(in, line);) {
+    const auto window = nlohmann::json::parse(line);
+    seconds += window.value("seconds", 0.0);
+    peak = std::max(peak, window.value("peak_bytes", std::int64_t{0}));
+  }
+  phases.seconds["reconstruct"] = seconds;
+  phases.peak_bytes["reconstruct"] = peak;
 }
 
-// reconstruct: of the compute memory, what the plan foretells; compute: with evaluation; process: resident on the host.
-Json peak_memory(const Context& ctx, std::int64_t reconstruct) {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return {{"reconstruct", reconstruct},
-          {"compute", ctx.allocator->peak_bytes()},
-          {"process", std::int64_t(usage.ru_maxrss) * 1024}};
+// By phase, where one is known: what it would take if all of it ran at the speed of a matrix product.
+Json time_floors(const TimePlan& plan, const ModelConfig& model, const Windows& eval) {
+  Json floors = Json::object();
+  if (plan.flops_per_second <= 0) return floors;
+  floors["reconstruct"] = plan.floor;
+  if (!eval.empty())
+    floors["evaluate"] = evaluation_flops(model, std::ssize(eval), std::ssize(eval[0])) / plan.flops_per_second;
+  return floors;
 }
 
 }  // namespace
@@ -138,7 +120,8 @@ void print_plan(const RunPlan& plan, const RunConfig& config, const ModelConfig&
   if (memory.host_bytes + memory.disk_bytes > 0)
     std::fprintf(log, "offload  activation streams: %s on the host, %s on disk\n",
                  format_bytes(memory.host_bytes).c_str(), format_bytes(memory.disk_bytes).c_str());
-  if (plan.seconds > 0) std::fprintf(log, "time     about %s for all windows\n", format_duration(plan.seconds).c_str());
+  if (plan.time.expected > 0)
+    std::fprintf(log, "time     about %s for all windows\n", format_duration(plan.time.expected).c_str());
 }
 
 Json plan_json(const RunPlan& plan) {
@@ -148,17 +131,22 @@ Json plan_json(const RunPlan& plan) {
           {"device_bytes", plan.memory.device_bytes()},
           {"host_bytes", plan.memory.host_bytes},
           {"disk_bytes", plan.memory.disk_bytes},
-          {"expected_s", plan.seconds}};
+          {"expected_s", plan.time.expected},
+          {"floor_s", plan.time.floor}};
 }
 
 RunPlan plan_run(Context* ctx, const RunConfig& config) {
+  require_input(!gguf_file(config.model), config.model.string(), ": a GGUF file can be evaluated but not quantised ",
+                "again; give the folder of a Hugging Face checkpoint");
   const ModelConfig model = read_model_config(config.model);
+  if (std::ranges::find(config.exports, Export::gguf) != config.exports.end())
+    tokenization::gguf_vocabulary(config.model, model);  // refuses a tokenizer that the file could not hold
   const std::int64_t samples = needs_calibration(config) ? config.nsamples + config.heldout : 0;
   const std::int64_t available = ctx ? ctx->bytes_available() : std::numeric_limits<std::int64_t>::max();
   const std::int64_t base = ctx ? ctx->allocator->bytes_in_use() : 0;
-  RunPlan plan{plan_memory(config, block_specs(config, model), samples, available), 0};
+  RunPlan plan{plan_memory(config, block_specs(config, model), samples, available), {}};
   if (base > 0) plan.memory.device.push_back({"workspace of matrix products", base});
-  if (ctx) plan.seconds = expected_seconds(*ctx, config, model, samples);
+  if (ctx) plan.time = plan_time(*ctx, config, model, samples);
   return plan;
 }
 
@@ -166,7 +154,7 @@ namespace {
 
 Json run_planned(Context& ctx, const RunConfig& given, const RunPlan& plan, std::FILE* log,
                  const std::stop_token& stop) {
-  PhaseTimes times;
+  Phases phases(*ctx.allocator);
   RunConfig config = given;
   const Model model(ctx, config.model, compute_dtype(config.precision, config.device));
   const auto tokenizer = Tokenizer::open(config.model);
@@ -178,8 +166,10 @@ Json run_planned(Context& ctx, const RunConfig& given, const RunPlan& plan, std:
   const Windows samples = needs_calibration(config) ? calibration(config, *tokenizer, model.config()) : Windows{};
   const Windows eval = evaluation(config, *tokenizer, model.config());
 
-  RunStore store(config.output_dir, fingerprint(given));
+  const Fingerprint print = fingerprint(given);
+  RunStore store(config.output_dir, print);
   const std::filesystem::path report_file = config.output_dir / "report.json",
+                              page_file = config.output_dir / "report.html",
                               metrics_file = config.output_dir / "metrics.jsonl";
   if (store.finished()) {
     std::fprintf(log, "%s is complete; choose another output_dir, or delete it, to run again\n",
@@ -190,31 +180,40 @@ Json run_planned(Context& ctx, const RunConfig& given, const RunPlan& plan, std:
   print_plan(plan, config, model.config(), log);
   if (store.windows_done() > 0)
     std::fprintf(log, "resume   %lld windows are done\n", static_cast<long long>(store.windows_done()));
-  times.end("prepare");
+  phases.end("prepare");
 
   Reconstruction(ctx, model, config, specs, samples, store, log).run(metrics_file, stop);
-  const std::int64_t reconstruct_peak = ctx.allocator->peak_bytes();
-  times.end("reconstruct");
-  times.set("reconstruct", reconstruction_seconds(metrics_file));  // of all parts of an interrupted run
+  phases.end("reconstruct");
+  add_windows(phases, metrics_file);
   for (std::size_t i = 0; i < config.exports.size(); ++i)
     export_model(ctx, finished_blocks(ctx, model, store, specs), config.exports[i],
                  export_folder(config.output_dir, config.exports, i), config.max_shard_size);
-  times.end("export");
+  phases.end("export");
 
+  const EvaluatedModel evaluated{model, config, specs, store};
   Json report;
   report["config"] = to_json(given);
   report["model"] = {{"architecture", model.config().architecture},
                      {"blocks", model.config().layers},
+                     {"hidden", model.config().hidden},
                      {"parameters", parameter_count(model.config())}};
-  report["results"] = eval.empty() ? Json::object() : evaluate_all(ctx, model, config, specs, store, eval, log, stop);
-  times.end("evaluate");
-  report["time_s"] = times.json();
-  report["peak_memory_bytes"] = peak_memory(ctx, reconstruct_peak);
+  report["results"] = Json::object();
+  if (!eval.empty()) report.update(evaluate_run(ctx, evaluated, eval, log, stop));
+  phases.end("evaluate");
+  report["texts"] = continue_prompts(ctx, evaluated, *tokenizer);
+  phases.end("generate");
+  add_provenance(report, ctx, given, model.config(), specs, print);
+  report["time_s"] = phases.seconds;
+  report["time_floor_s"] = time_floors(plan.time, model.config(), eval);
+  report["peak_memory_bytes"] = phases.peak_bytes;
+  report["peak_memory_bytes"]["process"] = process_peak_bytes();
   report["memory_plan"] = plan_json(plan);
-  write_file(report_file, report.dump(2) + "\n");
+  write_file(report_file, report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  write_file(page_file, run_page(read_run_record(config.output_dir)));
   store.finish();
   for (std::size_t i = 0; i < config.exports.size(); ++i)
     std::fputs(export_text(config.exports[i], export_folder(config.output_dir, config.exports, i), specs).c_str(), log);
+  std::fprintf(log, "report   %s\n", page_file.string().c_str());
   return report;
 }
 

@@ -8,21 +8,30 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "core/files.h"
 #include "quant/config.h"
 
 namespace cbq {
 
+// A file as it was read: the hash is of the content up to 1 GiB; beyond, of size, header and samples.
+struct FileRecord {
+  std::filesystem::path path;
+  std::int64_t bytes;
+  std::string hash;
+};
+FileRecord file_record(const std::filesystem::path& path);
+
 // What a resumed run must find unchanged.
 struct Fingerprint {
   nlohmann::json config;       // the keys that influence the result, with their values
   std::string model, dataset;  // hashes of file contents
   std::string export_format;   // their names; may change until the run is finished, because the export comes last
+  std::vector<FileRecord> model_files = {}, dataset_files = {};  // for the report; not compared
 };
 // Config: every key but device, threads, output_dir, eval, export and the paths of model and dataset, which may move.
-// Model: config.json, tokenizer files and every shard (content up to 1 GiB a file; beyond: size, header and samples).
-// Dataset: the content of the files, in their order.
+// Model: config.json, tokenizer files and every shard. Dataset: the files, in their order.
 Fingerprint fingerprint(const RunConfig& config);
 
 class RunStore {

@@ -17,10 +17,9 @@ struct BlockFlops {
   double linear, attention;  // of one forward of one sample
 };
 
-BlockFlops block_flops(const RunConfig& config, const ModelConfig& model) {
+BlockFlops block_flops(const ModelConfig& model, double tokens) {
   double weights = 0;
   for (const LinearRole role : linear_roles(model.family)) weights += double(weight_shape(model, role).count());
-  const double tokens = double(config.seqlen);
   return {2 * weights * tokens, 2 * tokens * tokens * double(model.heads * model.head_dim)};
 }
 
@@ -54,7 +53,7 @@ std::int64_t steps_of_window(const RunConfig& config) {
 }  // namespace
 
 double reconstruction_flops(const RunConfig& config, const ModelConfig& model, std::int64_t calibration_samples) {
-  const BlockFlops block = block_flops(config, model);
+  const BlockFlops block = block_flops(model, double(config.seqlen));
   const double forward = block.linear + block.attention;
   double flops = 2 * double(model.layers) * double(calibration_samples) * forward;
   if (rounding_options(config).rounding_start == RoundingStart::gptq)
@@ -69,18 +68,25 @@ double reconstruction_flops(const RunConfig& config, const ModelConfig& model, s
   return flops;
 }
 
-double expected_seconds(Context& ctx, const RunConfig& config, const ModelConfig& model,
-                        std::int64_t calibration_samples) {
-  if (config.method != Method::cbq) return 0;
+double evaluation_flops(const ModelConfig& model, std::int64_t windows, std::int64_t tokens_of_window) {
+  constexpr double kModels = 3, kLogits = 5;  // the reference's logits are made again beside each of the other two
+  const BlockFlops block = block_flops(model, double(tokens_of_window));
+  const double logits = 2 * double(tokens_of_window) * double(model.vocab) * double(model.embed_dim);
+  return double(windows) * (kModels * double(model.layers) * (block.linear + block.attention) + kLogits * logits);
+}
+
+TimePlan plan_time(Context& ctx, const RunConfig& config, const ModelConfig& model, std::int64_t calibration_samples) {
+  if (config.method != Method::cbq) return {};
   const std::int64_t rows = config.batch_size * config.seqlen;
   const double product =
       product_seconds(ctx, rows, model.hidden, model.ffn, compute_dtype(config.precision, ctx.device));
   const double rate = 2 * double(rows) * double(model.hidden) * double(model.ffn) / product;
+  const double floor = reconstruction_flops(config, model, calibration_samples) / rate;
   const double least =
       ctx.device == Device::cuda
           ? kLeastStepOnGpu * double(plan_windows(config, model.layers).size()) * double(steps_of_window(config))
           : 0;
-  return std::max(least, reconstruction_flops(config, model, calibration_samples) / (kShare * rate));
+  return {rate, floor, std::max(least, floor / kShare)};
 }
 
 }  // namespace cbq

@@ -70,7 +70,8 @@ bool contains(const std::string& text, const std::string& part) {
 TEST_F(Cli, HelpAndVersion) {
   EXPECT_EQ(run({"--version"}).out.find("cbq "), 0u);
   EXPECT_EQ(run({"--version"}).exit_code, 0);
-  for (const std::string command : {"run", "train", "eval", "compare", "export", "inspect", "generate"}) {
+  for (const std::string command :
+       {"run", "plan", "report", "train", "eval", "compare", "export", "inspect", "generate"}) {
     EXPECT_TRUE(contains(run({"--help"}).out, "\n  " + command)) << command;
     const Finished help = run({command, "--help"});
     EXPECT_EQ(help.exit_code, 0);
@@ -93,6 +94,8 @@ TEST_F(Cli, Usage) {
   EXPECT_TRUE(contains(error_of({"generate", tiny(), "--prompt", "a", "--temperature", "nan"}), "temperature"));
   EXPECT_TRUE(contains(error_of({"generate", "m", "--prompt", "p", "--seed", "-1"}), "--seed"));
   EXPECT_TRUE(contains(error_of({"inspect", "a\nb"}), "a b"));
+  EXPECT_TRUE(contains(error_of({"report", tiny("no_run")}), "expected the output folder of a run"));
+  EXPECT_TRUE(contains(error_of({"report", "a", "b"}), "--out FILE"));
 }
 
 TEST_F(Cli, Config) {

@@ -54,7 +54,7 @@ TEST(Config, EveryDefaultCanBeGiven) {
 TEST(Config, EveryKeyIsInTheHelpAndInTheFile) {
   const ordered_json written = to_json(with(""));
   const std::string help = concat("\n", config_help());
-  EXPECT_EQ(written.size(), config_keys().size() - 2);  // three keys share the object eval
+  EXPECT_EQ(written.size(), config_keys().size() - 3);  // four keys share the object eval
   for (const ConfigKey& key : config_keys())
     EXPECT_NE(help.find(concat("\n  ", key.name, " ")), std::string::npos) << key.name;
 }
@@ -178,11 +178,11 @@ TEST(Config, FormatsAndShards) {
   EXPECT_EQ(to_json(with(R"("export": ["dense", "gptq"])"))["export"], (ordered_json{"dense", "gptq"}));
   EXPECT_EQ(to_json(with(R"("export": ["gptq"])"))["export"], "gptq");
   EXPECT_EQ(error_with(R"("export": [])"),
-            "run.json:2:2: export: expected compressed-tensors, gptq or dense, found an empty list");
+            "run.json:2:2: export: expected compressed-tensors, gptq, dense or gguf, found an empty list");
   EXPECT_EQ(error_with(R"("export": ["gptq", "gptq"])"),
             "run.json:2:21: export[1]: expected each format once, found \"gptq\"");
   EXPECT_EQ(error_with(R"("export": "awq")"),
-            "run.json:2:2: export: expected compressed-tensors, gptq or dense, found \"awq\"");
+            "run.json:2:2: export: expected compressed-tensors, gptq, dense or gguf, found \"awq\"");
   EXPECT_EQ(with(R"("max_shard_size": 1000)").max_shard_size, 1000);
   EXPECT_EQ(with(R"("max_shard_size": "2GB")").max_shard_size, 2'000'000'000);
   EXPECT_EQ(with("", {"max_shard_size=500MB"}).max_shard_size, 500'000'000);
@@ -199,6 +199,8 @@ TEST(Config, PlacesInsideObjectsAndLists) {
   EXPECT_EQ(error_with(R"("overrides": [{"match": "a,]}\"", "wbits": 4}, {"match": "*", "abits": 3}])"),
             "run.json:2:64: overrides[1].abits: expected 4, 6, 8 or 16, found 3");
   EXPECT_EQ(error_with(R"("eval": {"data": ["a", 3]})"), "run.json:2:25: eval.data[1]: expected a path, found 3");
+  EXPECT_EQ(error_with(R"("eval": {"prompts": ["a", ""]})"),
+            R"(run.json:2:28: eval.prompts[1]: expected a text, found "")");
   EXPECT_EQ(error_with(R"("overrides": [{"match": "*"}])"),
             "run.json:2:16: overrides[0]: expected an object with match and at least one of wbits, abits, group_size "
             "and sym, found an object");
@@ -267,7 +269,7 @@ ordered_json drawn(const std::string& name, const ordered_json& written, test::R
       {"window_schedule", {"fixed", "grow"}},
       {"precision", {"auto", "float32", "bfloat16"}},
       {"offload", {"auto", "device", "host", "disk"}},
-      {"export", {"compressed-tensors", "dense"}}};
+      {"export", {"compressed-tensors", "gptq", "dense", "gguf"}}};
   if (name == "wbits") return weight_widths[rng.below(7)];
   if (name == "abits" || name == "kv_bits") return activation_widths[rng.below(4)];
   if (name == "seed") return rng.next();

@@ -84,10 +84,38 @@ TEST_F(Formats, AnotherIsMadeLaterFromTheIntegers) {
   EXPECT_NE(error({"export", out, "--format", "onnx"}).find("onnx"), std::string::npos);
 }
 
+TEST_F(Formats, OneFileForLlamaCpp) {
+  const Json grid{{"wbits", 4}, {"group_size", 32}, {"sym", true}};
+  Json settings = grid;
+  settings["export"] = {"gguf", "compressed-tensors"};
+  result({"run", config("out", settings)});
+  const fs::path out = folder_ / "out", packed = out / "compressed-tensors";
+  EXPECT_FALSE(fs::exists(out / "config.json"));
+  EXPECT_NE(log_.find("llama-cli -m " + (out / "model.gguf").string()), std::string::npos) << log_;
+  expect_same_weights(packed, out / "model.gguf");
+  EXPECT_EQ(result({"export", packed, "--format", "gguf"})["folder"].get<std::string>(), (packed / "gguf").string());
+  EXPECT_EQ(read_file(packed / "gguf" / "model.gguf").size(), read_file(out / "model.gguf").size());
+  expect_same_weights(packed, packed / "gguf");
+
+  const Json table = result({"compare", "examples/tiny-llama/model", packed, out / "model.gguf", "--data",
+                             "examples/tiny-llama/eval.jsonl", "--seqlen", "32", "--windows", "4", "--threads", "1"});
+  for (const char* key : {"perplexity", "kl", "top1"}) EXPECT_EQ(table["models"][1][key], table["models"][2][key]);
+  EXPECT_EQ(table["models"][2]["bits_per_weight"], 4.5);
+  EXPECT_FALSE(result({"generate", out / "model.gguf", "--prompt", "Once upon a time", "--tokens", "8"}).empty());
+
+  EXPECT_NE(error({"export", out / "model.gguf", "--format", "dense", "--out", folder_ / "none"}).find("GGUF"),
+            std::string::npos);
+  EXPECT_NE(error({"run", config("none", {{"wbits", 8}, {"export", "gguf"}})})
+                .find("gguf has no place for asymmetric weights of 8 bits (model.layers.0.self_attn.q_proj); use "
+                      "compressed-tensors, gptq or dense"),
+            std::string::npos);
+  EXPECT_FALSE(fs::exists(folder_ / "none"));
+}
+
 TEST_F(Formats, WhatAFormatCannotHoldIsRefusedBeforeAnyWork) {
   const std::string text = error({"run", config("out", {{"wbits", 5}, {"export", {"dense", "gptq"}}})});
   EXPECT_NE(text.find("gptq has no place for weights of 5 bits (model.layers.0.self_attn.q_proj); use "
-                      "compressed-tensors or dense"),
+                      "compressed-tensors, dense or gguf"),
             std::string::npos)
       << text;
   EXPECT_FALSE(fs::exists(folder_ / "out"));

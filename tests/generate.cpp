@@ -103,6 +103,16 @@ TEST(Generate, StreamsTheTextItReturns) {
   EXPECT_NE(run({.max_tokens = 40, .temperature = 1, .seed = 2}), drawn);
 }
 
+TEST(Generate, AGeneratorForgetsTheTextBefore) {
+  const Model model(*kContext, "examples/tiny-llama/model");
+  const auto tokenizer = Tokenizer::open(model.folder());
+  const GenerationOptions options{.max_tokens = 12};
+  Generator generator(*kContext, model, [&](std::int64_t i) { return model.block(i); });
+  for (const char* prompt : {"Once upon a time", "Lily saw", "Once upon a time"})
+    EXPECT_EQ(generate(generator, *tokenizer, prompt, options, {}),
+              generate(*kContext, model, *tokenizer, prompt, options, {}));
+}
+
 TEST(Generate, RefusesOptionsAndPromptsOutOfRange) {
   CBQ_SKIP_WITHOUT_SHARED_DATA();
   const Model model(*kContext, shared_data() / "models" / "stories-260k");

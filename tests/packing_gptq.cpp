@@ -128,7 +128,7 @@ class GptqHolds : public ::testing::Test {
     const TempFolder folder;
     const ModelConfig config = write_tiny_model(*ctx, folder / "model", {});
     const std::vector<BlockSpec> specs(std::size_t(config.layers), uniform_spec(config, spec));
-    return error_text([&] { require_exportable({Export::dense, Export::gptq}, config, specs); });
+    return error_text([&] { require_exportable({Export::dense, Export::gptq}, config, specs, 16); });
   }
 };
 
@@ -136,12 +136,13 @@ TEST_F(GptqHolds, WidthsAndActivations) {
   for (const int bits : {2, 4, 8, 16})
     for (const Symmetry symmetry : {Symmetry::symmetric, Symmetry::asymmetric})
       EXPECT_EQ(refusal({{bits, -1, symmetry}, {}}), "no error");
-  const std::string first = "model.layers.0.self_attn.q_proj", others = "; use compressed-tensors or dense";
+  const std::string first = "model.layers.0.self_attn.q_proj", others = "; use compressed-tensors, dense or gguf";
   for (const int bits : {5, 6})
     EXPECT_EQ(refusal({{bits, -1, Symmetry::symmetric}, {}}),
               concat("export: gptq has no place for weights of ", bits, " bits (", first, ")", others));
-  EXPECT_EQ(refusal({{4, -1, Symmetry::symmetric}, {8, Symmetry::symmetric}}),
-            concat("export: gptq has no place for activations of 8 bits (", first, ")", others));
+  EXPECT_EQ(
+      refusal({{4, -1, Symmetry::symmetric}, {8, Symmetry::symmetric}}),
+      concat("export: gptq has no place for activations of 8 bits (", first, "); use compressed-tensors or dense"));
   EXPECT_EQ(refusal({{3, -1, Symmetry::symmetric}, {}}),
             concat("export: gptq has no place for weights of 3 bits whose sides are no multiples of 32 (", first,
                    ", (36, 36))", others));

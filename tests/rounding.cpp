@@ -7,6 +7,7 @@
 
 #include "core/kernels.h"
 #include "cpu/open.h"
+#include "quant/layer_statistics.h"
 
 namespace cbq {
 namespace {
@@ -26,6 +27,10 @@ class Rounding : public testing::Test {
     Rng rng(seed);
     return WeightRounding(*ctx, weight(), spec, {.kind = kind}, rng);
   }
+  double moved_share(const WeightRounding& rounding) {
+    const HardWeight hard = rounding.harden(*ctx, DType::f32);
+    return layer_statistics(*ctx, weight(), hard, DType::f32, rounding.hard_rounder()).moved_share;
+  }
   std::unique_ptr<Context> ctx = cpu::open(1, FreshMemory::nan_bytes);
 };
 
@@ -40,7 +45,7 @@ TEST_F(Rounding, EveryKindStartsAtRoundToNearest) {
           const WeightRounding rounding = make(kind, spec);
           EXPECT_EQ(to_host<std::uint8_t>(*ctx, rounding.harden(*ctx, DType::f16).codes), nearest)
               << int(kind) << " " << bits;
-          EXPECT_EQ(rounding.moved_share(*ctx), 0) << int(kind) << " " << bits << " " << group << " " << int(symmetry);
+          EXPECT_EQ(moved_share(rounding), 0) << int(kind) << " " << bits << " " << group << " " << int(symmetry);
         }
       }
 }
@@ -61,7 +66,6 @@ TEST_F(Rounding, AZeroOffsetHardensToTheNearestCodesOfTheStart) {
     EXPECT_EQ(to_host<float>(*ctx, after.scale), to_host<float>(*ctx, before.scale)) << int(kind);
     EXPECT_EQ(to_host<std::uint8_t>(*ctx, after.codes), to_host<std::uint8_t>(*ctx, nearest)) << int(kind);
     EXPECT_NE(to_host<std::uint8_t>(*ctx, after.codes), to_host<std::uint8_t>(*ctx, before.codes)) << int(kind);
-    EXPECT_EQ(rounding.moved_share(*ctx), 0) << int(kind);
     if (kind == RoundingKind::sign) continue;  // whose clips also move the zero point
     Parameter* steps = rounding.scale_parameters()[0];
     steps->value = full(*ctx, steps->value.shape(), DType::f32, std::log(2));
@@ -70,6 +74,29 @@ TEST_F(Rounding, AZeroOffsetHardensToTheNearestCodesOfTheStart) {
     const auto s = to_host<float>(*ctx, doubled.scale), s0 = to_host<float>(*ctx, before.scale);
     for (std::size_t i = 0; i < s.size(); ++i) EXPECT_NEAR(s[i], 2 * s0[i], 1e-3 * double(s0[i])) << int(kind);
   }
+}
+
+// w = 0 1 2 3 in two bits: the whole range has step 1 and zero point 0.
+TEST_F(Rounding, LayerStatisticsByHand) {
+  const Tensor w = from_host<float>(*ctx, {1, 4}, DType::f32, std::vector<float>{0, 1, 2, 3});
+  const auto statistics = [&](double scale, std::vector<std::uint8_t> codes) {
+    const HardWeight hard{{2, -1, Symmetry::asymmetric},
+                          from_host_bytes(*ctx, {1, 4}, DType::u8, std::as_bytes(std::span(codes))),
+                          full(*ctx, {1, 1}, DType::f32, scale),
+                          full(*ctx, {1, 1}, DType::f32, 0)};
+    return layer_statistics(*ctx, w, hard, DType::f32, Rounder::straight_through);
+  };
+  const LayerStatistics moved = statistics(1, {0, 1, 2, 2});
+  EXPECT_NEAR(moved.error, 1 / std::sqrt(14.0), 1e-7);
+  EXPECT_EQ(moved.nearest_error, 0);
+  EXPECT_EQ(moved.moved_share, 0.25);
+  EXPECT_EQ(moved.clip_median, 1);
+  const LayerStatistics clipped = statistics(0.5, {0, 2, 3, 3});  // 0 1 1.5 1.5
+  EXPECT_NEAR(clipped.error, std::sqrt((0.25 + 2.25) / 14), 1e-7);
+  EXPECT_EQ(clipped.nearest_error, clipped.error);
+  EXPECT_EQ(clipped.moved_share, 0);
+  EXPECT_EQ(clipped.clip_lowest, 0.5);
+  EXPECT_EQ(clipped.clip_highest, 0.5);
 }
 
 TEST_F(Rounding, SoftKindsStartAtTheWeightsThemselves) {
@@ -152,7 +179,7 @@ TEST_F(Rounding, StateRestoresEverythingLearned) {
     EXPECT_EQ(to_host<std::uint8_t>(*ctx, a.codes), to_host<std::uint8_t>(*ctx, b.codes)) << int(kind);
     EXPECT_EQ(to_host<float>(*ctx, a.scale), to_host<float>(*ctx, b.scale)) << int(kind);
     if (!learned.rounding_parameters().empty()) {
-      EXPECT_GT(learned.moved_share(*ctx), 0) << int(kind);
+      EXPECT_GT(moved_share(learned), 0) << int(kind);
     }
   }
   EXPECT_THROW(make(RoundingKind::dense, {4, -1, Symmetry::symmetric}).restore({}), Error);

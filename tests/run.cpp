@@ -7,12 +7,14 @@
 #include <csignal>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <thread>
 
 #include "core/rng.h"
 #include "cpu/open.h"
 #include "models/model.h"
 #include "tests/gpu_or_skip.h"
+#include "tests/html_reader.h"
 #include "tests/program.h"
 #include "tests/temp_folder.h"
 
@@ -57,10 +59,27 @@ class Run : public testing::Test {
   std::map<std::string, std::string> results(const std::string& output) {
     std::map<std::string, std::string> files;
     for (const auto& entry : fs::directory_iterator(folder_ / output))
-      if (const std::string name = entry.path().filename();
-          entry.is_regular_file() && name != "report.json" && name != "metrics.jsonl" && name != "run_config.json")
+      if (const std::string name = entry.path().filename(); entry.is_regular_file() && !name.starts_with("report.") &&
+                                                            name != "metrics.jsonl" && name != "run_config.json")
         files[name] = read_file(entry.path());
     return files;
+  }
+  // The lines of metrics.jsonl without what differs from one run to the next: time and memory.
+  std::vector<Json> metrics(const std::string& output) {
+    std::vector<Json> windows;
+    std::istringstream lines(read_file(folder_ / output / "metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) {
+      windows.push_back(Json::parse(line));
+      for (const char* key : {"seconds", "peak_bytes", "process_bytes"})
+        EXPECT_EQ(windows.back().erase(key), 1u) << key;
+    }
+    return windows;
+  }
+  std::string report_command(std::vector<std::string> words) {
+    words.insert(words.begin(), "report");
+    const Program program(folder_.path(), words);
+    EXPECT_EQ(program.wait(), 0) << program.err();
+    return program.out();
   }
   TempFolder folder_;
   Device device_ = Device::cpu;
@@ -89,8 +108,57 @@ TEST_F(Run, WritesWhatItPrints) {
   EXPECT_EQ(measured["perplexity"], results["quantised"]["perplexity"]);
   EXPECT_EQ(measured["kl"], results["quantised"]["kl"]);
   EXPECT_EQ(measured["top1"], results["quantised"]["top1"]);
-  for (const char* key : {"config", "results", "time_s", "peak_memory_bytes"}) EXPECT_TRUE(report.contains(key)) << key;
+  for (const char* key : {"config", "results", "after_block", "texts", "size", "time_s", "time_floor_s",
+                          "peak_memory_bytes", "versions", "files"})
+    EXPECT_TRUE(report.contains(key)) << key;
   EXPECT_EQ(Json::parse(read_file(folder_ / "out" / "report.json")), report);
+}
+
+TEST_F(Run, WritesWhatItPrintsAsGguf) {
+  const Json report = run("out", {"method=rtn", "wbits=4", "sym=true", "group_size=32", "export=gguf",
+                                  "eval.seqlen=128", "eval.windows=8"});
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "out/config.json"));
+  const Program eval(folder_.path(), {"eval", folder_ / "out/model.gguf", "--data", "examples/tiny-llama/eval.jsonl",
+                                      "--seqlen", "128", "--windows", "8", "--json"});
+  ASSERT_EQ(eval.wait(), 0) << eval.err();
+  EXPECT_EQ(Json::parse(eval.out())["perplexity"], report["results"]["quantised"]["perplexity"]);
+}
+
+TEST_F(Run, WritesAPageWithItsNumbers) {
+  const Json report = run("out", {"cfp=paper", "abits=8"});
+  const std::string page = read_file(folder_ / "out" / "report.html");
+  const HtmlElement html = HtmlReader(page).read();
+  for (const auto& [key, name] : {std::pair("full_precision", "Full precision"),
+                                  std::pair("nearest", "Round to nearest"), std::pair("quantised", "Quantised")}) {
+    const Json& quality = report["results"][key];
+    const std::vector<double> shown = row_numbers(html, name);
+    ASSERT_EQ(shown.size(), 5u) << name;
+    EXPECT_EQ(shown[0], quality["perplexity"]) << name;
+    EXPECT_EQ(shown[1], quality["kl"]) << name;
+    EXPECT_EQ(shown[2], quality["top1"]) << name;
+  }
+  EXPECT_EQ(row_numbers(html, "Quantised")[4], double(fs::file_size(folder_ / "out" / "model.safetensors")));
+  for (const Json& window : metrics("out"))
+    for (const Json& block : window["finished"])
+      for (const Json& linear : block["linears"]) {
+        const std::string name = std::to_string(block["layer"].get<int>()) + " " + linear["name"].get<std::string>();
+        EXPECT_EQ(row_numbers(html, name)[1], linear["error"]) << name;
+        EXPECT_LE(linear["clip_lowest"], linear["clip_highest"]) << name;
+      }
+  EXPECT_EQ(all_of(html, "figure").size(), 18u);
+  const Json& last = report["after_block"]["quantised"].back();
+  EXPECT_GT(last["kl"], 0);
+  EXPECT_LT(last["error"], 1);
+  for (const Json& text : report["texts"]) EXPECT_TRUE(text.contains("before") && text.contains("after")) << text;
+  // The same page again from what is saved, and two runs on one page.
+  write_file(folder_ / "out" / "report.html", "");
+  EXPECT_EQ(report_command({folder_ / "out"}), std::string(folder_ / "out" / "report.html") + "\n");
+  EXPECT_EQ(read_file(folder_ / "out" / "report.html"), page);
+  run("other", {"wbits=4", "eval.prompts=[]"});
+  report_command({folder_ / "out", folder_ / "other", "--out", folder_ / "both.html"});
+  const HtmlElement both = HtmlReader(read_file(folder_ / "both.html")).read();
+  EXPECT_EQ(row_numbers(both, "out")[2], report["results"]["quantised"]["perplexity"]);
+  EXPECT_EQ(row_numbers(both, "other").size(), 10u);
 }
 
 TEST_F(Run, PackedAndDenseHoldTheSameWeights) {
@@ -162,6 +230,7 @@ TEST_P(RunOn, AKilledRunGoesOnToTheSameBytes) {
   EXPECT_EQ(killed, 5);
   run("killed", settings);
   EXPECT_EQ(results("whole"), results("killed"));
+  EXPECT_EQ(metrics("whole"), metrics("killed"));
 }
 
 // GPTQ's weights are part of the state: a resumed run cannot see the blocks as they were.
@@ -185,6 +254,22 @@ TEST_F(Run, StoppedBetweenWindowsAStartFromGptqGoesOnToTheSameBytes) {
   EXPECT_GE(stopped, 2);
   run("stopped", settings);
   EXPECT_EQ(results("whole"), results("stopped"));
+  EXPECT_EQ(metrics("whole"), metrics("stopped"));
+}
+
+// Errors and moved integers are counted from the model's own weights, not from those that GPTQ put in their place.
+TEST_F(Run, StatisticsOfGptqAreThoseOfTheModelsWeights) {
+  run("gptq", {"method=gptq", "eval.data=[]"});
+  run("nearest", {"method=rtn", "eval.data=[]"});
+  const Json gptq = metrics("gptq")[0]["finished"][0]["linears"],
+             nearest = metrics("nearest")[0]["finished"][0]["linears"];
+  ASSERT_EQ(gptq.size(), 7u);
+  for (std::size_t i = 0; i < gptq.size(); ++i) {
+    EXPECT_EQ(gptq[i]["nearest_error"], nearest[i]["error"]) << i;
+    EXPECT_GT(gptq[i]["error"], nearest[i]["error"]) << i;
+    EXPECT_GT(gptq[i]["moved_share"], 0) << i;
+    EXPECT_EQ(nearest[i]["moved_share"], 0) << i;
+  }
 }
 
 TEST_F(Run, AStartFromGptqBeatsOneFromNearest) {
@@ -205,6 +290,8 @@ TEST_F(Run, StopsOnInterruptAndGoesOn) {
   EXPECT_EQ(program.wait(), 1);
   EXPECT_NE(program.err().find("the same command goes on"), std::string::npos) << program.err();
   EXPECT_FALSE(fs::exists(folder_ / "out" / "config.json"));
+  report_command({folder_ / "out"});
+  EXPECT_NE(read_file(folder_ / "out" / "report.html").find("The run is not finished"), std::string::npos);
 }
 
 TEST_F(Run, AFinishedRunIsOnlyReported) {

@@ -18,6 +18,7 @@ struct TinyModel {
   DType dtype = DType::f16;
   bool tied = false;
   std::int64_t layers = 2;
+  std::int64_t hidden = 36, ffn = 44, heads = 3, kv_heads = 1, vocab = 20;
 };
 
 // `count` normal numbers, rounded to `dtype`, as its bytes.
@@ -31,26 +32,22 @@ inline std::vector<std::byte> normal_bytes(Context& ctx, Rng& rng, const Shape& 
 }
 
 inline nlohmann::ordered_json tiny_config(const TinyModel& tiny) {
-  const char* dtype = tiny.dtype == DType::f16 ? "float16" : tiny.dtype == DType::bf16 ? "bfloat16" : "float32";
-  nlohmann::ordered_json config = {{"vocab_size", 20},
-                                   {"num_hidden_layers", tiny.layers},
-                                   {"hidden_size", 36},
-                                   {"num_attention_heads", 3},
-                                   {"max_position_embeddings", 16},
-                                   {"torch_dtype", dtype},
-                                   {"tie_word_embeddings", tiny.tied},
-                                   {"quantization_config", nullptr},
-                                   {"unknown_key", {1e-5, "kept"}}};
+  nlohmann::ordered_json config = {
+      {"vocab_size", tiny.vocab},          {"num_hidden_layers", tiny.layers}, {"hidden_size", tiny.hidden},
+      {"num_attention_heads", tiny.heads}, {"max_position_embeddings", 16},    {"torch_dtype", torch_name(tiny.dtype)},
+      {"tie_word_embeddings", tiny.tied},  {"quantization_config", nullptr},   {"unknown_key", {1e-5, "kept"}}};
   if (tiny.family == Family::llama)
     config.update({{"architectures", {"LlamaForCausalLM"}},
                    {"model_type", "llama"},
-                   {"intermediate_size", 44},
-                   {"num_key_value_heads", 1},
+                   {"intermediate_size", tiny.ffn},
+                   {"num_key_value_heads", tiny.kv_heads},
                    {"attention_bias", true},
                    {"rms_norm_eps", 1e-5}});
   else
-    config.update(
-        {{"architectures", {"OPTForCausalLM"}}, {"model_type", "opt"}, {"ffn_dim", 44}, {"word_embed_proj_dim", 20}});
+    config.update({{"architectures", {"OPTForCausalLM"}},
+                   {"model_type", "opt"},
+                   {"ffn_dim", tiny.ffn},
+                   {"word_embed_proj_dim", 20}});
   return config;
 }
 

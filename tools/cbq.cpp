@@ -5,6 +5,7 @@
 #include <new>
 
 #include "core/json.h"
+#include "core/version.h"
 #include "cpu/libraries.h"
 #include "quant/config_fields.h"
 #include "quant/config_keys.h"
@@ -17,8 +18,7 @@ namespace {
 
 using namespace cbq;
 
-constexpr const char* kVersion = "cbq 0.1.0";
-constexpr const char* kModelAbout = "Folder of the checkpoint";
+constexpr const char* kModelAbout = "Folder of the checkpoint, or a .gguf file";
 constexpr const char* kThreadsAbout = "CPU threads; 0: as many as the machine has";
 constexpr int kMostThreads = 4096;
 constexpr const char* kExitCodes =
@@ -102,6 +102,22 @@ says which settings need less. Nothing is written.
 Examples:
   cbq plan llama.json
   cbq plan llama.json --set device=cuda offload=host --json)"));
+}
+
+void add_report(CLI::App& app, ReportOptions& options) {
+  CLI::App* report = app.add_subcommand("report", "Make the page of a run again, or of several side by side");
+  report->add_option("OUTPUT", options.folders, "Output folders of runs, finished or not")
+      ->required()
+      ->option_text("...");
+  report->add_option("--out", options.out, "The page; one run without it: OUTPUT/report.html")->option_text("FILE");
+  add_json(report, options.format);
+  report->callback([&options] { report_command(options); });
+  report->footer(footer(R"(The page is one HTML file that needs no other, made of report.json, metrics.jsonl and
+run_config.json.
+
+Examples:
+  cbq report llama-7b-w4
+  cbq report llama-7b-w4 llama-7b-w3 --out compared.html)"));
 }
 
 void add_train(CLI::App& app, TrainOptions& options) {
@@ -235,6 +251,7 @@ int report(std::string text, int exit_code) {
 
 int run_command_line(int argc, char** argv) {
   RunOptions run, plan;
+  ReportOptions report_options;
   TrainOptions train;
   EvalOptions eval;
   CompareOptions compare;
@@ -242,11 +259,12 @@ int run_command_line(int argc, char** argv) {
   InspectOptions inspect;
   GenerateOptions generate;
   CLI::App app("Quantises LLaMA- and OPT-family language models by cross-block reconstruction.", "cbq");
-  app.set_version_flag("--version", kVersion);
+  app.set_version_flag("--version", concat("cbq ", program_version(), " (", program_commit(), ")"));
   app.require_subcommand(1);
   app.footer(footer("Each command explains itself: cbq COMMAND --help"));
   add_run(app, run);
   add_plan(app, plan);
+  add_report(app, report_options);
   add_train(app, train);
   add_eval(app, eval);
   add_compare(app, compare);

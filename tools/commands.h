@@ -34,6 +34,14 @@ void run_command(const RunOptions& options);
 // What that run would take: memory by item and place, and the expected time. Does no work and writes nothing.
 void plan_command(const RunOptions& options);
 
+struct ReportOptions {
+  std::vector<std::filesystem::path> folders;  // of runs
+  std::optional<std::filesystem::path> out;    // default for one run: FOLDER/report.html
+  ResultFormat format = ResultFormat::text;
+};
+// Makes the page of a run again, or one page of several runs side by side, from what is saved in their folders.
+void report_command(const ReportOptions& options);
+
 struct TrainOptions {
   std::filesystem::path config;
   std::vector<std::string> settings;  // key=value

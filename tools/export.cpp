@@ -43,7 +43,7 @@ void export_command(const ExportOptions& options) {
   const Checkpoint checkpoint(options.model);
   const std::unique_ptr<Context> ctx = cpu::open(options.threads);
   const ExportSource source = packed_blocks(*ctx, checkpoint, config);
-  require_exportable({format}, config, source.specs);
+  require_exportable({format}, config, source.specs, checkpoint.kv_bits());
   const fs::path out = fs::absolute(options.out.value_or(options.model / options.to)).lexically_normal();
   require_input(!fs::exists(out), out.string(),
                 ": expected a new folder, found one; choose another --out or delete it");

@@ -109,7 +109,11 @@ std::optional<std::int32_t> template_bos(const json& component, const Vocabulary
 
 std::unique_ptr<Tokenizer> from_tokenizer_json(std::string_view source, const TokenizerConfig& config,
                                                const std::string& name) {
-  const json file = parse_json_text(source, name);
+  return from_parsed_tokenizer_json(parse_json_text(source, name), config, name);
+}
+
+std::unique_ptr<Tokenizer> from_parsed_tokenizer_json(const json& file, const TokenizerConfig& config,
+                                                      const std::string& name) {
   const json& model = member(file, "model", name);
   const std::string where = name + ": model";
   require_input(model.is_object(), where, ": expected an object, found ", model.type_name(), "; repair the file");

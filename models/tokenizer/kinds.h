@@ -15,6 +15,9 @@ namespace cbq::tokenization {
 
 std::unique_ptr<Tokenizer> from_tokenizer_json(std::string_view source, const TokenizerConfig& config,
                                                const std::string& name);
+// The same file, parsed.
+std::unique_ptr<Tokenizer> from_parsed_tokenizer_json(const nlohmann::json& file, const TokenizerConfig& config,
+                                                      const std::string& name);
 
 // `merges`: one "left right" a line, in order of rank, after an optional line "#version".
 std::unique_ptr<Tokenizer> from_vocab_and_merges(std::string_view vocab, std::string_view merges,

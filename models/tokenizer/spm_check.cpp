@@ -3,11 +3,10 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <optional>
 #include <unordered_set>
 
 #include "core/error.h"
+#include "models/tokenizer/protobuf.h"
 #include "models/tokenizer/utf8.h"
 
 namespace cbq::tokenization {
@@ -17,68 +16,6 @@ namespace {
 constexpr std::uint64_t kPieces = 1, kNormalizer = 3, kDenormalizer = 5;  // ModelProto
 constexpr std::uint64_t kPiece = 1, kScore = 2;                           // ModelProto.SentencePiece
 constexpr std::uint64_t kCharsMap = 2;                                    // NormalizerSpec
-
-enum class WireType { varint = 0, fixed64 = 1, bytes = 2, fixed32 = 5 };
-
-struct Field {
-  std::uint64_t number;
-  WireType type;
-  std::string_view content;  // empty for a varint
-};
-
-std::uint32_t little_endian_u32(std::string_view bytes) {
-  static_assert(std::endian::native == std::endian::little);
-  std::uint32_t value = 0;
-  std::memcpy(&value, bytes.data(), sizeof value);
-  return value;
-}
-
-// The fields of one message of the protocol buffers' wire format, one after the other.
-class Message {
- public:
-  Message(std::string_view bytes, const std::string& name) : rest_(bytes), name_(name) {}
-
-  std::optional<Field> next() {
-    if (rest_.empty()) return std::nullopt;
-    const std::uint64_t tag = varint();
-    const std::uint64_t type = tag & 7;
-    if (type == 0) {
-      varint();
-      return Field{tag >> 3, WireType::varint, {}};
-    }
-    if (type == 1) return Field{tag >> 3, WireType::fixed64, take(8)};
-    if (type == 2) return Field{tag >> 3, WireType::bytes, take(varint())};
-    if (type == 5) return Field{tag >> 3, WireType::fixed32, take(4)};
-    fail_damaged();
-  }
-
- private:
-  [[noreturn]] void fail_damaged() const {
-    fail(ErrorKind::bad_input, name_, ": expected a sentencepiece model, found a damaged or different file with ",
-         rest_.size(), " bytes that cannot be read; fetch the file again");
-  }
-
-  std::uint64_t varint() {
-    std::uint64_t value = 0;
-    for (unsigned shift = 0; shift < 64 && !rest_.empty(); shift += 7) {
-      const auto byte = static_cast<unsigned char>(rest_.front());
-      rest_.remove_prefix(1);
-      value |= std::uint64_t{byte & 0x7fu} << shift;
-      if (byte < 0x80) return value;
-    }
-    fail_damaged();
-  }
-
-  std::string_view take(std::uint64_t bytes) {
-    if (bytes > rest_.size()) fail_damaged();
-    const std::string_view taken = rest_.substr(0, bytes);
-    rest_.remove_prefix(bytes);
-    return taken;
-  }
-
-  std::string_view rest_;
-  const std::string& name_;
-};
 
 // u32 size of the trie, the trie, then strings that end in NUL. A unit of the trie is a Darts-clone double-array unit:
 // bit 31 a leaf with a position among the strings, otherwise bit 8 "has a leaf" and the offset of the children.
@@ -106,10 +43,10 @@ bool is_sound_chars_map(std::string_view map) {
 
 void check_sentencepiece_model(std::string_view model, const std::string& name) {
   std::unordered_set<std::string_view> pieces;
-  Message fields(model, name);
+  MessageReader fields(model, name);
   while (const auto field = fields.next()) {
     if (field->type != WireType::bytes) continue;
-    Message inner(field->content, name);
+    MessageReader inner(field->content, name);
     if (field->number == kPieces) {
       std::string_view piece;
       while (const auto part = inner.next()) {

@@ -3,6 +3,8 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/json.h"
+#include "models/gguf.h"
+#include "models/tokenizer/gguf_vocabulary.h"
 #include "models/tokenizer/kinds.h"
 
 namespace cbq {
@@ -23,6 +25,8 @@ std::optional<std::int32_t> bos_of(const TokenizerConfig& config, std::optional<
 
 std::unique_ptr<Tokenizer> Tokenizer::open(const std::filesystem::path& model_folder) {
   using namespace tokenization;
+  if (const auto file = gguf_file(model_folder))
+    return make_tokenizer(read_vocabulary(GgufFile(*file)), file->string());
   const auto has = [&](const char* file) {
     std::error_code error;
     return std::filesystem::exists(model_folder / file, error);

@@ -22,7 +22,7 @@ struct VocabularyInfo {
 // Immutable; encode and decode may be called by several threads at once.
 class Tokenizer {
  public:
-  // Opens what the folder holds, the first of
+  // Opens the tokenizer of a GGUF file (models/gguf.h), or what the folder holds, the first of
   //   tokenizer.json            BPE, byte-level (GPT-2, LLaMA-3, Qwen2) or sentencepiece-like (LLaMA)
   //   tokenizer.model           sentencepiece (LLaMA-1, LLaMA-2)
   //   vocab.json + merges.txt   byte-level BPE (OPT, GPT-2)
