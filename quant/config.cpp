@@ -128,25 +128,28 @@ struct LearningRates {
 };
 
 // docs/method.md, "Defaults": found on models of 24 M parameters.
-LearningRates default_rates(RoundingKind kind) {
-  switch (kind) {
+LearningRates default_rates(const RunConfig& config) {
+  switch (config.rounding) {
     case RoundingKind::nearest: return {0, 1e-3};  // nothing of the rounding is learned
     case RoundingKind::lora: return {1e-2, 1e-4};
-    case RoundingKind::lora_ste: return {1e-2, 1e-3};
+    case RoundingKind::lora_ste:
+      if (config.rounding_start == RoundingStart::gptq && config.abits == 16)
+        return {config.wbits == 2 ? 3e-3 : config.wbits == 3 ? 1e-4 : 1e-5, 3e-4};
+      return {1e-2, 1e-3};
     case RoundingKind::dense: return {1e-2, 1e-4};
     case RoundingKind::sign: return {5e-3, 5e-3};
     case RoundingKind::weights: return {2e-4, 1e-3};
   }
-  fail(ErrorKind::failure, "config: no learning rates for rounding kind ", int(kind));
+  fail(ErrorKind::failure, "config: no learning rates for rounding kind ", int(config.rounding));
 }
 
 }  // namespace
 
 double RunConfig::rounding_lr() const {
-  return lr > 0 ? lr : default_rates(rounding).rounding;
+  return lr > 0 ? lr : default_rates(*this).rounding;
 }
 double RunConfig::scale_lr() const {
-  return lr_scale > 0 ? lr_scale : default_rates(rounding).scale;
+  return lr_scale > 0 ? lr_scale : default_rates(*this).scale;
 }
 Schedule RunConfig::rounding_schedule() const {
   return schedule.value_or(rounding == RoundingKind::sign ? Schedule::linear : Schedule::cosine);

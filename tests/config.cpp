@@ -81,6 +81,20 @@ TEST(Config, LearningRatesFollowTheKind) {
   }
 }
 
+// Offsets of few bits may move far; those of many would undo what GPTQ compensated.
+TEST(Config, LearningRatesFromGptqFollowTheBits) {
+  RunConfig config;
+  config.rounding_start = RoundingStart::gptq;
+  for (const auto& [bits, rate] : {std::pair{2, 3e-3}, {3, 1e-4}, {4, 1e-5}, {8, 1e-5}}) {
+    config.wbits = bits, config.abits = 16;
+    EXPECT_EQ(config.rounding_lr(), rate) << bits;
+    EXPECT_EQ(config.scale_lr(), 3e-4) << bits;
+    config.abits = 4;
+    EXPECT_EQ(config.rounding_lr(), 1e-2) << bits;
+    EXPECT_EQ(config.scale_lr(), 1e-3) << bits;
+  }
+}
+
 TEST(Config, DependentDefaults) {
   EXPECT_EQ(with(R"("seqlen": 256)").eval.seqlen, 256);
   EXPECT_EQ(with(R"("seqlen": 256, "eval": {"seqlen": 512})").eval.seqlen, 512);
