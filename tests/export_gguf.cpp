@@ -314,6 +314,21 @@ TEST_F(ExportGguf, ABlockOfAnotherRunIsRefused) {
   EXPECT_FALSE(fs::exists(run.file()));
 }
 
+TEST_F(ExportGguf, StepsThatAreNoNumbersAreRefused) {
+  const GgufRun run(*ctx_, tiny(DType::f16), linear_spec(4, 32, Symmetry::symmetric));
+  run.write();
+  std::string file = read_file(run.file());
+  const auto begin = std::size_t(GgufFile(run.file()).tensor("blk.1.ffn_down.weight").begin);
+  for (const auto& [bits, what] : {std::pair<std::uint16_t, const char*>(0x7e00, "NaN"), {0x7c00, "infinity"}}) {
+    std::memcpy(file.data() + begin + 18, &bits, sizeof bits);  // d of the second block of 32
+    write_file(run.temp / "damaged.gguf", file);
+    const Model model(*ctx_, run.temp / "damaged.gguf");
+    EXPECT_NE(error_text([&] { model.block_weights(1); }).find("expected finite numbers, found 32 NaN"),
+              std::string::npos)
+        << what;
+  }
+}
+
 // Headers with one to four damages: the model with its tokenizer and first block opens or is refused.
 TEST_F(ExportGguf, DamagedModelsOpenOrAreRefused) {
   const GgufRun run(*ctx_, tiny(DType::f16), linear_spec(4, 32, Symmetry::symmetric));
