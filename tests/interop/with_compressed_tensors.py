@@ -7,10 +7,11 @@ rounded to the checkpoint's dtype as everywhere else. Both programs then have th
 value of a row that is negative lies on the tie between the last two codes: the last bit of a sum decides by a whole
 step, in every row. With ranges off by a thousandth there is no tie, and the numbers are held against each other; those
 with it are shown. The model is the small one of examples/, because deeper ones multiply what is left."""
+from common import *  # first: it sets the environment that the libraries read
+
 import compressed_tensors
 import compressed_tensors.quantization.lifecycle.forward as lifecycle
 import transformers
-from common import *
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 CLIENT = f"transformers {transformers.__version__}, compressed-tensors {compressed_tensors.__version__}"

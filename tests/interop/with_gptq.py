@@ -1,8 +1,9 @@
 """gptq exports in GPTQModel: its own reader and its own unpacking give the weights bit for bit; perplexity within 0.1 %.
 
 Loaded in the dtype of the checkpoint, f16; on a CPU GPTQModel would take bf16 and round the step sizes to it."""
+from common import *  # first: it sets the environment that the libraries read
+
 import gptqmodel
-from common import *
 from gptqmodel import BACKEND, GPTQModel
 from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 

@@ -1,11 +1,12 @@
 """gguf exports in llama.cpp: it generates text, its tokenizer gives the ids of sentencepiece, and its perplexity on the
 same ids is within 0.5 %: its products quantise activations to 8 bits, and its cache is f16."""
+from common import *  # first: it sets the environment that the libraries read
+
 import importlib.metadata
 
 import llama_cpp
 import numpy as np
 import sentencepiece
-from common import *
 
 CLIENT = f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')}"
 LIMIT = 5e-3
