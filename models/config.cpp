@@ -1,11 +1,11 @@
 #include "models/config.h"
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/json.h"
 #include "core/safetensors.h"
+#include "models/config_object.h"
 #include "models/gguf.h"
 
 namespace cbq {
@@ -17,83 +17,6 @@ using nlohmann::json;
 constexpr std::int64_t kMaxLayers = 10'000, kMaxHeads = 65'536, kMaxWidth = 1 << 24, kMaxVocab = 1 << 26,
                        kMaxPositions = std::int64_t(1) << 32;
 constexpr const char* kSupported = "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, OPTForCausalLM";
-
-// Members of an object of config.json, with errors that name file and key. A null value counts as absent.
-class Keys {
- public:
-  Keys(const json& object, std::string where) : object_(object), where_(std::move(where)) {
-    require_input(object_.is_object(), where_, ": expected an object, found ", object_.type_name());
-  }
-
-  const std::string& where() const { return where_; }
-
-  const json* find(const char* key) const {
-    const auto found = object_.find(key);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
-  }
-  std::int64_t integer(const char* key, std::int64_t low, std::int64_t high) const {
-    const json& value = required(key, value_text(low, high));
-    require_input(is_integer_within(value, low, high), where_, ": ", key, ": expected ", value_text(low, high),
-                  ", found ", quoted_text(value.dump()));
-    return value.get<std::int64_t>();
-  }
-  std::int64_t integer_or(const char* key, std::int64_t low, std::int64_t high, std::int64_t absent) const {
-    return find(key) ? integer(key, low, high) : absent;
-  }
-  double positive(const char* key) const {
-    const json& value = required(key, "a positive number");
-    const bool fits = value.is_number() && std::isfinite(value.get<double>()) && value.get<double>() > 0;
-    require_input(fits, where_, ": ", key, ": expected a positive number, found ", quoted_text(value.dump()));
-    return value.get<double>();
-  }
-  double positive_or(const char* key, double absent) const { return find(key) ? positive(key) : absent; }
-  bool flag_or(const char* key, bool absent) const {
-    const json* value = find(key);
-    require_input(!value || value->is_boolean(), where_, ": ", key, ": expected true or false, found ",
-                  value ? quoted_text(value->dump()) : "");
-    return value ? value->get<bool>() : absent;
-  }
-  std::string text_or(const char* key, const char* absent) const {
-    const json* value = find(key);
-    require_input(!value || value->is_string(), where_, ": ", key, ": expected a string, found ",
-                  value ? quoted_text(value->dump()) : "");
-    return value ? value->get<std::string>() : absent;
-  }
-  // Token ids of one number or a list; negative ones mean none.
-  std::vector<std::int32_t> token_ids(const char* key) const {
-    const json* value = find(key);
-    if (!value) return {};
-    std::vector<std::int32_t> ids;
-    for (const json& id : value->is_array() ? *value : json::array({*value})) {
-      require_input(is_integer_within(id, INT32_MIN, INT32_MAX), where_, ": ", key,
-                    ": expected a token id or a list of them, found ", quoted_text(value->dump()));
-      if (id.get<std::int64_t>() >= 0) ids.push_back(id.get<std::int32_t>());
-    }
-    return ids;
-  }
-  // An option of which one value is supported.
-  void expect(const char* key, bool supported) const {
-    require_input(flag_or(key, supported) == supported, where_, ": ", key, ": only ", supported ? "true" : "false",
-                  " is supported, found ", supported ? "false" : "true");
-  }
-
- private:
-  static std::string value_text(std::int64_t low, std::int64_t high) {
-    return concat("a whole number from ", low, " to ", high);
-  }
-  static bool is_integer_within(const json& value, std::int64_t low, std::int64_t high) {
-    if (value.is_number_unsigned() && value.get<std::uint64_t>() > std::uint64_t(INT64_MAX)) return false;
-    return value.is_number_integer() && value.get<std::int64_t>() >= low && value.get<std::int64_t>() <= high;
-  }
-  const json& required(const char* key, const std::string& expected) const {
-    const json* value = find(key);
-    require_input(value, where_, ": expected the key \"", key, "\" with ", expected, ", not found");
-    return *value;
-  }
-
-  const json& object_;
-  std::string where_;
-};
 
 // The element type of the first float tensor of the first shard: what a config without `dtype` means.
 DType dtype_of_shards(const std::filesystem::path& folder) {
@@ -111,7 +34,7 @@ DType dtype_of_shards(const std::filesystem::path& folder) {
        ": config.json has no \"dtype\" and there is no *.safetensors file with float tensors to take it from");
 }
 
-DType read_dtype(const Keys& keys, const std::filesystem::path* folder) {
+DType read_dtype(const ConfigObject& keys, const std::filesystem::path* folder) {
   const char* key = keys.find("dtype") ? "dtype" : "torch_dtype";
   const std::string text = keys.text_or(key, "");
   if (text.empty() && folder) return dtype_of_shards(*folder);
@@ -121,12 +44,12 @@ DType read_dtype(const Keys& keys, const std::filesystem::path* folder) {
        quoted_text(text));
 }
 
-void read_rope(ModelConfig& config, const Keys& keys) {
+void read_rope(ModelConfig& config, const ConfigObject& keys) {
   config.rope_theta = keys.positive_or("rope_theta", config.rope_theta);
   const char* key = keys.find("rope_parameters") ? "rope_parameters" : "rope_scaling";
   const json* object = keys.find(key);
   if (!object) return;
-  const Keys rope(*object, keys.where() + ": " + key);
+  const ConfigObject rope(*object, keys.where() + ": " + key);
   config.rope_theta = rope.positive_or("rope_theta", config.rope_theta);
   const double partial = rope.positive_or("partial_rotary_factor", 1);
   require_input(partial == 1, rope.where(), ": partial_rotary_factor: only 1 is supported, found ", partial);
@@ -142,7 +65,7 @@ void read_rope(ModelConfig& config, const Keys& keys) {
   config.rope_scaling = scaling;
 }
 
-void read_sliding_window(ModelConfig& config, const Keys& keys) {
+void read_sliding_window(ModelConfig& config, const ConfigObject& keys) {
   if (config.architecture == "Qwen2ForCausalLM") {
     keys.expect("use_sliding_window", false);
   } else if (config.architecture == "MistralForCausalLM" && keys.find("sliding_window")) {
@@ -150,7 +73,7 @@ void read_sliding_window(ModelConfig& config, const Keys& keys) {
   }
 }
 
-void read_llama(ModelConfig& config, const Keys& keys) {
+void read_llama(ModelConfig& config, const ConfigObject& keys) {
   config.family = Family::llama;
   config.ffn = keys.integer("intermediate_size", 1, kMaxWidth);
   config.kv_heads = keys.integer_or("num_key_value_heads", 1, kMaxHeads, config.heads);
@@ -177,7 +100,7 @@ void read_llama(ModelConfig& config, const Keys& keys) {
   read_sliding_window(config, keys);
 }
 
-Activation read_opt_activation(const Keys& keys) {
+Activation read_opt_activation(const ConfigObject& keys) {
   const std::string text = keys.text_or("activation_function", "relu");
   if (text == "relu") return Activation::relu;
   if (text == "gelu") return Activation::gelu;
@@ -186,7 +109,7 @@ Activation read_opt_activation(const Keys& keys) {
        ": activation_function: relu, gelu, gelu_new and gelu_pytorch_tanh are supported, found ", quoted_text(text));
 }
 
-void read_opt(ModelConfig& config, const Keys& keys) {
+void read_opt(ModelConfig& config, const ConfigObject& keys) {
   config.family = Family::opt;
   config.ffn = keys.integer("ffn_dim", 1, kMaxWidth);
   config.kv_heads = config.heads;
@@ -203,7 +126,7 @@ void read_opt(ModelConfig& config, const Keys& keys) {
   config.embed_dim = keys.integer_or("word_embed_proj_dim", 1, kMaxWidth, config.hidden);
 }
 
-std::string read_architecture(const Keys& keys) {
+std::string read_architecture(const ConfigObject& keys) {
   const json* value = keys.find("architectures");
   require_input(value && value->is_array() && !value->empty() && value->front().is_string(), keys.where(),
                 ": expected the key \"architectures\" with a list of one name; supported are ", kSupported);
@@ -212,7 +135,7 @@ std::string read_architecture(const Keys& keys) {
 
 // `folder`: whose shards say the dtype where the content does not.
 ModelConfig read(const json& root, const std::string& where, const std::filesystem::path* folder) {
-  const Keys keys(root, where);
+  const ConfigObject keys(root, where);
   ModelConfig config{};
   config.architecture = read_architecture(keys);
   const std::string& name = config.architecture;
@@ -245,7 +168,7 @@ const char* torch_name(DType dtype) {
 DType read_model_dtype(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "config.json";
   const json root = parse_json_file(file);
-  return read_dtype(Keys(root, file.string()), &folder);
+  return read_dtype(ConfigObject(root, file.string()), &folder);
 }
 
 ModelConfig model_config(const json& root, const std::string& where) {

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 
+#include "core/files.h"
 #include "quant/layer_statistics.h"
 
 namespace cbq {
@@ -91,6 +93,28 @@ json finished_metrics(Context& ctx, const ModelConfig& config, std::int64_t laye
   json result = {{"layer", layer}, {"moved_share", count > 0 ? moved / count : 0}, {"linears", linears}};
   if (!factors.empty()) result["activation_factors"] = factors;
   return result;
+}
+
+json window_metrics(std::size_t index, const Window& window, const WindowResult& result) {
+  const auto distance = [&](double x) { return result.steps > 0 ? json(x) : json(); };
+  return {{"window", index},
+          {"begin", window.begin},
+          {"end", window.end},
+          {"steps", result.steps},
+          {"start_distance", distance(result.start_distance)},
+          {"end_distance", distance(result.end_distance)},
+          {"losses", result.losses}};
+}
+
+void keep_metrics_of(const std::filesystem::path& file, std::int64_t windows_done) {
+  std::string kept;
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    const auto entry = json::parse(line, nullptr, false);
+    if (entry.is_object() && entry.value("window", std::int64_t{-1}) < windows_done && entry.contains("window"))
+      kept += line + "\n";
+  }
+  write_file(file, kept);
 }
 
 std::int64_t process_peak_bytes() {

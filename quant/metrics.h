@@ -1,8 +1,11 @@
-// What metrics.jsonl keeps of single blocks: what preprocessing found as they came, what became of their layers.
+// What metrics.jsonl keeps of windows, and of single blocks: what preprocessing found as they came, what became of
+// their layers.
 #pragma once
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "quant/cross_block.h"
 #include "quant/preprocess.h"
 
 namespace cbq {
@@ -22,6 +25,14 @@ nlohmann::json entered_metrics(const ModelConfig& config, std::int64_t layer, co
 // are quantised. `weights` are the block's own, after preprocessing and before any start from GPTQ.
 nlohmann::json finished_metrics(Context& ctx, const ModelConfig& config, std::int64_t layer,
                                 const BlockWeights& weights, const QuantBlock& student, const HardBlock& hard);
+
+// Of a window: window, begin, end, steps, start_distance and end_distance (null where nothing is learned), losses by
+// epoch.
+nlohmann::json window_metrics(std::size_t index, const Window& window, const WindowResult& result);
+
+// Removes the lines of windows that the store does not count as done: they came from a run that was killed before it
+// saved them.
+void keep_metrics_of(const std::filesystem::path& file, std::int64_t windows_done);
 
 // The most host memory that this process has held so far.
 std::int64_t process_peak_bytes();

@@ -3,7 +3,6 @@
 #include <chrono>
 #include <fstream>
 
-#include "core/files.h"
 #include "core/progress.h"
 #include "quant/gptq.h"
 #include "quant/metrics.h"
@@ -20,18 +19,6 @@ double seconds_since(Clock::time_point start) {
 
 std::string layer_prefix(std::int64_t layer) {
   return std::to_string(layer) + ".";
-}
-
-// Lines of windows that the store does not count as done came from a run that was killed before it saved them.
-void keep_metrics_of(const std::filesystem::path& file, std::int64_t windows_done) {
-  std::string kept;
-  std::ifstream in(file);
-  for (std::string line; std::getline(in, line);) {
-    const auto entry = nlohmann::json::parse(line, nullptr, false);
-    if (entry.is_object() && entry.value("window", std::int64_t{-1}) < windows_done && entry.contains("window"))
-      kept += line + "\n";
-  }
-  write_file(file, kept);
 }
 
 }  // namespace
@@ -85,7 +72,9 @@ void Reconstruction::run(const std::filesystem::path& metrics, std::stop_token s
     ctx_.allocator->reset_peak();
     for (; front_ < windows_[w].end; ++front_) enter(front_);
     if (w + 1 < windows_.size()) read_ahead_ = model_.read_ahead(front_, windows_[w + 1].end);
-    nlohmann::json line = metrics_line(w, solve_with_retry(w, stop));
+    nlohmann::json line = window_metrics(w, windows_[w], solve_with_retry(w, stop));
+    line["entered"] = std::exchange(entered_, nlohmann::json::array());
+    line["finished"] = nlohmann::json::array();
     for (std::int64_t layer = windows_[w].begin; layer < windows_[w].next; ++layer)
       line["finished"].push_back(leave(layer));
     line["peak_bytes"] = ctx_.allocator->peak_bytes();
@@ -246,20 +235,6 @@ nlohmann::json Reconstruction::leave(std::int64_t layer) {
     advance(ctx_, model_.config(), *dense_block(ctx_, model_.config(), hard), sequence_, quantised_);
   active_.erase(layer);
   return metrics;
-}
-
-nlohmann::json Reconstruction::metrics_line(std::size_t index, const WindowResult& result) {
-  const Window& window = windows_[index];
-  const auto distance = [&](double x) { return result.steps > 0 ? nlohmann::json(x) : nlohmann::json(); };
-  return {{"window", index},
-          {"begin", window.begin},
-          {"end", window.end},
-          {"steps", result.steps},
-          {"start_distance", distance(result.start_distance)},
-          {"end_distance", distance(result.end_distance)},
-          {"losses", result.losses},
-          {"entered", std::exchange(entered_, nlohmann::json::array())},
-          {"finished", nlohmann::json::array()}};
 }
 
 }  // namespace cbq

@@ -29,9 +29,8 @@ class Reconstruction {
 
   // Runs all windows that the store has not completed. Throws Interrupted when `stop` is requested: the store then
   // holds the last completed window. Appends a line per window to METRICS:
-  //   window, begin, end, steps, start_distance, end_distance (null where nothing is learned), losses by epoch,
-  //   entered and finished blocks (quant/metrics.h), peak_bytes of the compute memory, process_bytes resident at most
-  //   so far, seconds.
+  //   window_metrics, entered and finished blocks (quant/metrics.h), peak_bytes of the compute memory, process_bytes
+  //   resident at most so far, seconds.
   // The peak that the allocator counts is reset at each window.
   void run(const std::filesystem::path& metrics, std::stop_token stop);
 
@@ -55,7 +54,6 @@ class Reconstruction {
   WindowResult solve_with_retry(std::size_t index, std::stop_token stop);
   BlockWeights own_weights(std::int64_t layer);
   nlohmann::json leave(std::int64_t layer);
-  nlohmann::json metrics_line(std::size_t index, const WindowResult& result);
 
   Context& ctx_;
   const Model& model_;

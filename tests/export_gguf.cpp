@@ -1,73 +1,17 @@
 // GGUF files of quantised models: read back they are the hardened blocks bit for bit wherever docs/gguf.md says so.
-#include "quant/export_gguf.h"
-
-#include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <chrono>
 #include <cmath>
-#include <thread>
+#include <cstring>
 
-#include "cpu/open.h"
 #include "models/gguf.h"
 #include "models/tokenizer/tokenizer.h"
 #include "quant/gguf_scheme.h"
 #include "tests/error_text.h"
-#include "tests/mutate.h"
-#include "tests/tiny_model.h"
+#include "tests/gguf_run.h"
 
 namespace cbq {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::int64_t kVocab = 500;  // more than the tokenizer has
-
-TinyModel tiny(DType dtype) {
-  return {.dtype = dtype, .hidden = 64, .ffn = 128, .heads = 4, .kv_heads = 2, .vocab = kVocab};
-}
-
-LinearSpec linear_spec(int bits, std::int64_t group_size, Symmetry symmetry) {
-  return {{bits, group_size, symmetry}, {}};
-}
-
-// A model, a run of it whose blocks are random, and its file.
-struct GgufRun {
-  GgufRun(Context& ctx_, const TinyModel& shape, const LinearSpec& spec) : ctx(ctx_) {
-    write_tiny_model(ctx, temp / "model", shape);
-    fs::remove(temp / "model/tokenizer.json");
-    write_file(temp / "model/tokenizer.model", read_file("tests/data/tokenizers/tiny-sp.model"));
-    source = std::make_unique<Model>(ctx, temp / "model");
-    Rng rng(21);
-    for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
-      specs.push_back(uniform_spec(source->config(), spec));
-      blocks.push_back(random_hard_block(ctx, rng, source->config(), specs.back(), DType::f32));
-    }
-    fs::create_directories(temp / "out");
-  }
-
-  fs::path file() const { return temp / "out/model.gguf"; }
-  void write() const {
-    const auto block = [&](std::int64_t layer) { return blocks[std::size_t(layer)]; };
-    export_gguf(ctx, {source->checkpoint(), source->config(), specs, block}, file());
-  }
-  Tensor expected(std::int64_t layer, LinearRole role) const {
-    return dense_block(ctx, source->config(), blocks[std::size_t(layer)])->weights()[role].weight.value;
-  }
-
-  Context& ctx;
-  TempFolder temp;
-  std::unique_ptr<Model> source;
-  std::vector<BlockSpec> specs;
-  std::vector<HardBlock> blocks;
-};
-
-class ExportGguf : public ::testing::Test {
- protected:
-  std::unique_ptr<Context> ctx_ = cpu::open(1);
-};
 
 struct Case {
   int bits;
@@ -137,17 +81,6 @@ TEST_F(ExportGguf, AsymmetricFourBitsAreOffByTheRoundedOffset) {
     for (std::size_t i = 0; i < a.size(); ++i) error = std::max(error, double(std::abs(a[i] - b[i])));
     EXPECT_LE(error, largest * 0x1p-10) << int(role);
     EXPECT_GT(error, 0) << "exact after all: say so in docs/gguf.md";
-  }
-}
-
-TEST_F(ExportGguf, StepsThatF16DoesNotHoldAreRefused) {
-  GgufRun run(*ctx_, tiny(DType::bf16), linear_spec(4, -1, Symmetry::symmetric));
-  auto& hard = *run.blocks[1].hard[std::size_t(LinearRole::v)];
-  for (const auto& [step, text] : {std::pair(0x1p16, "65536"), std::pair(0x1p-25, "2.98023e-08")}) {
-    hard.scale = full(*ctx_, hard.scale.shape(), DType::f32, step);
-    EXPECT_EQ(error_text([&] { run.write(); }, ErrorKind::failure),
-              concat("export: blk.1.attn_v.weight: found a step size of ", text, ", which f16 does not hold"));
-    EXPECT_TRUE(fs::is_empty(run.temp / "out"));
   }
 }
 
@@ -228,36 +161,6 @@ TEST_F(ExportGguf, Qwen2IsNotPermuted) {
   EXPECT_TRUE(same_bits(*ctx_, found.block(0)->weights()[LinearRole::q].weight.value, run.expected(0, LinearRole::q)));
 }
 
-TEST_F(ExportGguf, WhatAFileCannotCarryIsRefused) {
-  ModelConfig config{};
-  config.family = Family::llama;
-  config.architecture = "LlamaForCausalLM";
-  config.layers = 1, config.hidden = 64, config.ffn = 96, config.heads = 4, config.kv_heads = 2, config.head_dim = 16;
-  config.dtype = DType::f16;
-  const auto error = [&](const LinearSpec& spec, int kv_bits = 16) {
-    return error_text([&] { require_exportable({Export::gguf}, config, {uniform_spec(config, spec)}, kv_bits); });
-  };
-  const std::string all = "; use compressed-tensors, gptq or dense", others = "; use compressed-tensors or dense";
-  for (const int bits : {2, 3, 4, 5, 6, 16}) EXPECT_EQ(error(linear_spec(bits, 32, Symmetry::asymmetric)), "no error");
-  EXPECT_EQ(error(linear_spec(8, -1, Symmetry::symmetric)), "no error");
-  EXPECT_EQ(error(linear_spec(8, -1, Symmetry::asymmetric)),
-            "export: gguf has no place for asymmetric weights of 8 bits (model.layers.0.self_attn.q_proj)" + all);
-  EXPECT_EQ(
-      error(linear_spec(4, 16, Symmetry::symmetric)),
-      "export: gguf has no place for groups of 16 (model.layers.0.self_attn.q_proj), only for multiples of 32 and "
-      "whole rows" +
-          all);
-  EXPECT_EQ(error({{4, -1, Symmetry::symmetric}, {8, Symmetry::symmetric}}),
-            "export: gguf has no place for activations of 8 bits (model.layers.0.self_attn.q_proj)" + others);
-  EXPECT_EQ(error(linear_spec(4, -1, Symmetry::symmetric), 8), "export: gguf has no place for a cache of 8 bits" + all);
-  config.dtype = DType::f64;
-  EXPECT_EQ(error(linear_spec(4, -1, Symmetry::symmetric)), "export: gguf has no place for float64 tensors" + all);
-  config.family = Family::opt;
-  config.architecture = "OPTForCausalLM";
-  EXPECT_EQ(error(linear_spec(4, -1, Symmetry::symmetric)),
-            "export: gguf has no place for the architecture OPTForCausalLM" + all);
-}
-
 TEST_F(ExportGguf, AFolderOpensByItsOnlyFile) {
   const GgufRun run(*ctx_, tiny(DType::f16), linear_spec(4, 32, Symmetry::symmetric));
   run.write();
@@ -267,82 +170,6 @@ TEST_F(ExportGguf, AFolderOpensByItsOnlyFile) {
   write_file(run.temp / "out/other.gguf", "");
   EXPECT_EQ(error_text([&] { read_model_config(run.temp / "out"); }),
             (run.temp / "out").string() + ": expected one .gguf file, found 2; name the file");
-}
-
-// A child writes without end and is killed at a random moment: a file of that name is whole.
-TEST_F(ExportGguf, AKillLeavesNoFileThatLooksWholeAndIsNot) {
-  const GgufRun run(*ctx_, tiny(DType::f16), linear_spec(4, 32, Symmetry::symmetric));
-  const auto delay_seed = static_cast<std::uint64_t>(getpid());
-  SCOPED_TRACE(concat("delay seed ", delay_seed));
-  Rng delays(delay_seed);
-  int absent = 0;
-  for (int round = 0; round < 30; ++round) {
-    const pid_t child = fork();
-    ASSERT_GE(child, 0);
-    if (child == 0) {
-      try {
-        for (;;) {
-          fs::remove(run.file());
-          run.write();
-        }
-      } catch (const std::exception& error) {
-        std::fprintf(stderr, "child: %s\n", error.what());
-      }
-      _exit(1);
-    }
-    std::this_thread::sleep_for(std::chrono::microseconds(1000 + delays.below(40000)));
-    kill(child, SIGKILL);
-    int status = 0;
-    waitpid(child, &status, 0);
-    ASSERT_TRUE(WIFSIGNALED(status)) << "the child ended by itself";
-    if (!fs::exists(run.file())) {
-      ++absent;
-      continue;
-    }
-    const Model found(*ctx_, run.file());
-    EXPECT_TRUE(
-        same_bits(*ctx_, found.block(1)->weights()[LinearRole::down].weight.value, run.expected(1, LinearRole::down)));
-  }
-  EXPECT_GT(absent, 0) << "no kill hit an export";
-}
-
-TEST_F(ExportGguf, ABlockOfAnotherRunIsRefused) {
-  GgufRun run(*ctx_, tiny(DType::f16), linear_spec(4, 32, Symmetry::symmetric));
-  run.specs[1][std::size_t(LinearRole::up)].weight.bits = 3;
-  EXPECT_EQ(error_text([&] { run.write(); }, ErrorKind::failure),
-            "export: model.layers.1.mlp.up_proj: the integers in the store do not belong to this run");
-  EXPECT_FALSE(fs::exists(run.file()));
-}
-
-// Headers with one to four damages: the model with its tokenizer and first block opens or is refused.
-TEST_F(ExportGguf, DamagedModelsOpenOrAreRefused) {
-  const GgufRun run(*ctx_, tiny(DType::f16), linear_spec(4, 32, Symmetry::symmetric));
-  run.write();
-  const std::string whole = read_file(run.file());
-  const auto header_bytes = std::size_t(GgufFile(run.file()).tensor("token_embd.weight").begin);
-  const fs::path damaged = run.temp / "damaged.gguf";
-  int opened = 0, refused = 0;
-  for (int i = 0; i < 2000; ++i) {
-    test::Rng rng{std::uint64_t(i)};
-    // A window of the header, so that damage meets every part of it and not only the long list of tokens.
-    const std::size_t begin = i % 2 ? rng.below(1000) : rng.below(header_bytes - 200);
-    write_file(damaged,
-               whole.substr(0, begin) + test::mutate(whole.substr(begin, 200), rng) + whole.substr(begin + 200));
-    try {
-      const Model model(*ctx_, damaged);
-      model.block_weights(0);
-      Tokenizer::open(damaged)->encode("Once upon a time");
-      ++opened;
-    } catch (const Error& error) {
-      ++refused;
-      ASSERT_EQ(error.kind(), ErrorKind::bad_input) << "case " << i << ": " << error.what();
-      ASSERT_EQ(std::string(error.what()).find('\n'), std::string::npos) << "case " << i << ": " << error.what();
-    } catch (const std::exception& error) {
-      FAIL() << "case " << i << ": " << error.what();
-    }
-  }
-  EXPECT_GT(opened, 50);
-  EXPECT_GT(refused, 1000);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Reading GPTQ checkpoints that other programs wrote: versions, orders of groups, schemes by name, hostile files.
 #include <gtest/gtest.h>
 
+#include <cstring>
+
 #include "checkpoint_files.h"
 #include "core/bitpack.h"
 #include "core/rng.h"
@@ -166,6 +168,13 @@ TEST(PackedGptq, RefusesLayersThatContradictTheirScheme) {
                              std::erase_if(tensors, [&](const auto& t) { return t.spec.name == kName + suffix; });
                            }),
                 suffix);
+  for (const std::uint16_t step : {0x7e00, 0x7c00, 0xfc00})  // NaN and both infinities
+    expect_part(load_error(good,
+                           [&](auto& tensors) {
+                             for (StoredTensor& t : tensors)
+                               if (t.spec.name == kName + ".scales") std::memcpy(t.bytes.data() + 10, &step, 2);
+                           }),
+                ".scales\": expected finite numbers, found 1 NaN or infinities");
   for (const std::int32_t group : {-1, 8, 1 << 30})
     expect_part(load_error(good,
                            [&](auto& tensors) {

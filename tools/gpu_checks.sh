@@ -33,7 +33,10 @@ for check in "$@"; do
     memcheck) sanitize memcheck "-$faults:$large:CudaFakeQuant.RowsOfEveryLength*" ;;
     racecheck) sanitize racecheck "*Parity*:CudaPacking*:CudaRounding.Gradients*-$large" ;;
     golden) "$build/tests/test_perplexity" --gtest_filter='*gpu*' ;;
-    runs) "$build/tests/test_run" --gtest_filter='*/gpu' ;;
+    runs)
+      "$build/tests/test_run" --gtest_filter='*/gpu'
+      "$build/tests/test_run_resume" --gtest_filter='*/gpu'
+      ;;
     *) echo "gpu-checks: there is no check $check: tests, memcheck, racecheck, golden, runs" >&2 && exit 2 ;;
   esac
 done

@@ -15,6 +15,7 @@ import torch
 
 HERE = pathlib.Path(__file__).resolve().parent
 SEQLEN, WINDOWS = 128, 24
+EXAMPLE = HERE.parents[1] / "examples" / "tiny-llama"
 
 torch.set_grad_enabled(False)
 failures = []
@@ -25,8 +26,12 @@ def source():
     data = pathlib.Path(os.environ.get("CBQ_TEST_DATA", HERE.parents[2] / "shared"))
     if (data / "models" / "llama-24m").is_dir():
         return data / "models" / "llama-24m", data / "data" / "novels-eval.jsonl"
-    example = HERE.parents[1] / "examples" / "tiny-llama"
-    return example / "model", example / "eval.jsonl"
+    return example()
+
+
+def example():
+    """The same of the model that comes with the sources."""
+    return EXAMPLE / "model", EXAMPLE / "eval.jsonl"
 
 
 def cbq(*arguments):
@@ -38,25 +43,24 @@ def cbq(*arguments):
     return json.loads(done.stdout)
 
 
-def quantised(folder, formats, **settings):
-    """Rounds the source to nearest and writes it into `folder`, the first of the formats at its top."""
-    config = {"model": str(source()[0]), "output_dir": str(folder), "method": "rtn", "seqlen": SEQLEN,
-              "export": formats, **settings}
+def quantised(folder, model, formats, **settings):
+    """Rounds the model to nearest and writes it into `folder`, the first of the formats at its top."""
+    config = {"model": str(model), "output_dir": str(folder), "method": "rtn", "seqlen": SEQLEN, "export": formats,
+              **settings}
     file = pathlib.Path(f"{folder}.json")
     file.write_text(json.dumps(config))
     cbq("run", file)
     return pathlib.Path(folder)
 
 
-def cbq_perplexity(folder):
-    return cbq("eval", folder, "--data", source()[1], "--seqlen", SEQLEN, "--windows", WINDOWS)["perplexity"]
+def cbq_perplexity(model, text):
+    return cbq("eval", model, "--data", text, "--seqlen", SEQLEN, "--windows", WINDOWS)["perplexity"]
 
 
-def windows():
+def windows(model, text):
     """Tokens by the client's own tokenizer: one BOS before each document, windows without overlap."""
     from transformers import AutoTokenizer
 
-    model, text = source()
     tokenizer = AutoTokenizer.from_pretrained(model)
     bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     stream = []
@@ -93,11 +97,29 @@ def same_bits(a, b):
         a.contiguous().view(as_integers[a.element_size()]), b.contiguous().view(as_integers[b.element_size()]))
 
 
-def report(client, scheme, text, passed):
-    print(f"{client:<44} {scheme:<16} {text}{'' if passed else '   FAILED'}", flush=True)
+def equal_tensors(loaded, expected):
+    """How many of the expected tensors are loaded with the same bits."""
+    return sum(name in loaded and same_bits(loaded[name].to(tensor.dtype), tensor) for name, tensor in expected.items())
+
+
+def report(client, scheme, text, passed=True):
+    print(f"{client:<52} {scheme:<16} {text}{'' if passed else '   FAILED'}", flush=True)
     if not passed:
         failures.append(scheme)
 
 
-def finish():
+def compare(client, scheme, equal, count, theirs, ours, limit=1e-3):
+    """`equal` of `count` tensors have the same bits; perplexity there and here."""
+    report(client, scheme, f"{equal} of {count} tensors equal, perplexity {theirs:.4f}, here {ours:.4f} "
+           f"({100 * (theirs / ours - 1):+.3f} %)", equal == count and abs(theirs / ours - 1) < limit)
+
+
+def check_all(client, schemes, check):
+    """check(scheme, its settings, a new folder) for each; the exit code says whether all passed."""
+    with tempfile.TemporaryDirectory() as temp:
+        for number, (scheme, settings) in enumerate(schemes.items()):
+            try:
+                check(scheme, settings, pathlib.Path(temp) / str(number))
+            except (RuntimeError, ValueError, KeyError) as error:
+                report(client, scheme, str(error).splitlines()[-1].strip(), False)
     sys.exit(1 if failures else 0)

@@ -1,15 +1,16 @@
 #!/bin/sh
 # Opens this program's checkpoints with the programs that people serve them with, and compares numbers. Makes a virtual
-# environment with pinned versions below BUILD first; the wheels of torch are large. Everything runs on the CPU.
+# environment with pinned versions below BUILD first; the wheels of torch are large, and llama.cpp is compiled, some
+# minutes on two cores. Everything runs on the CPU.
 #
-#   tests/interop/run.sh BUILD [compressed_tensors | gptq | dense ...]
+#   tests/interop/run.sh BUILD [compressed_tensors | gptq | dense | llama_cpp ...]
 #
 # Model and text: those of CBQ_TEST_DATA (or ../shared) where there is one, else examples/tiny-llama.
 set -eu
 build=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 shift
-clients=${*:-compressed_tensors gptq dense}
+clients=${*:-compressed_tensors gptq dense llama_cpp}
 
 # What Debian's python3 lacks: virtual environments, and the headers that one of the packages is compiled with.
 if ! python3 -c 'import ensurepip, os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null; then
@@ -26,7 +27,8 @@ fi
 venv=$build/interop-venv
 if ! cmp -s "$here/requirements.txt" "$venv/installed.txt"; then
   python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+  CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF" "$venv/bin/pip" install --quiet \
+    --disable-pip-version-check --no-binary llama-cpp-python -r "$here/requirements.txt"
   cp "$here/requirements.txt" "$venv/installed.txt"
 fi
 

@@ -1,10 +1,9 @@
 """gptq exports in GPTQModel: its own reader and its own unpacking give the weights bit for bit; perplexity within 0.1 %.
 
 Loaded in the dtype of the checkpoint, f16; on a CPU GPTQModel would take bf16 and round the step sizes to it."""
-import tempfile
+from common import *  # first: it sets the environment that the libraries read
 
 import gptqmodel
-from common import *
 from gptqmodel import BACKEND, GPTQModel
 from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 
@@ -23,28 +22,18 @@ SCHEMES = {
 }
 
 
-def check(scheme, settings, temp, tokens):
-    name = "".join(c for c in scheme if c.isalnum())
-    folder = quantised(f"{temp}/{name}", ["gptq", "dense"], **settings)
-    expected = dense_weights(folder / "dense")
+MODEL, TEXT = source()
+
+
+def check(scheme, settings, folder):
+    quantised(folder, MODEL, ["gptq", "dense"], **settings)
+    expected = {name: tensor for name, tensor in dense_weights(folder / "dense").items() if "_proj.weight" in name}
     model = GPTQModel.load(str(folder), device="cpu", backend=BACKEND.TORCH, dtype=torch.float16).model
-    equal = layers = 0
-    for name, module in model.named_modules():
-        if not isinstance(module, TorchLinear):
-            continue
-        layers += 1
-        equal += same_bits(module.dequantize_weight().T, expected[f"{name}.weight"])
-    ours, theirs = cbq_perplexity(folder), perplexity(model, tokens)
-    quantised_layers = sum(n.endswith("_proj.weight") for n in expected)
-    report(CLIENT, scheme, f"{equal} of {layers} layers equal, perplexity {theirs:.4f}, here {ours:.4f}",
-           equal == layers == quantised_layers and abs(theirs / ours - 1) < 1e-3)
+    unpacked = {f"{name}.weight": module.dequantize_weight().T for name, module in model.named_modules()
+                if isinstance(module, TorchLinear)}
+    compare(CLIENT, scheme, equal_tensors(unpacked, expected), len(expected), perplexity(model, tokens),
+            cbq_perplexity(folder, TEXT))
 
 
-with tempfile.TemporaryDirectory() as temp:
-    tokens = windows()
-    for scheme, settings in SCHEMES.items():
-        try:
-            check(scheme, settings, temp, tokens)
-        except (RuntimeError, ValueError, KeyError) as error:
-            report(CLIENT, scheme, str(error).splitlines()[-1].strip(), False)
-finish()
+tokens = windows(MODEL, TEXT)
+check_all(CLIENT, SCHEMES, check)
