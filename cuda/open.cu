@@ -83,6 +83,15 @@ bool is_sync_asked_for() {
   return value && value[0] == '1';
 }
 
+__global__ void probe_kernel() {}
+
+// Whether kernels run from code that has griddepcontrol: a newer GPU may also run what was compiled for an older one.
+bool has_dependent_launch() {
+  cudaFuncAttributes attributes{};
+  CUDA_CHECK(cudaFuncGetAttributes(&attributes, probe_kernel));
+  return attributes.ptxVersion >= 90;
+}
+
 LtHandle make_blas() {
   cublasLtHandle_t handle = nullptr;
   check(cublasLtCreate(&handle), "cublasLtCreate");
@@ -97,6 +106,7 @@ CudaContext::CudaContext(int device, Stream made, FreshMemory fresh)
     : Context(Device::cuda, device_name(device), kKernels, std::make_shared<PoolAllocator>(device, made.get(), fresh),
               std::make_shared<PinnedAllocator>()),
       waits(is_sync_asked_for()),
+      overlaps_launches(has_dependent_launch()),
       stream(std::move(made)),
       blas(make_blas()),
       workspace(allocator, kWorkspaceBytes) {}
