@@ -20,7 +20,7 @@ struct Shapes {
 
 struct Setup {
   Context& ctx;
-  const Normal& normal;
+  Normal& normal;
   Shapes shapes;
   DType compute;
 

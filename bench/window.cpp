@@ -42,13 +42,23 @@ BlockWeights weights(const Setup& setup, const ModelConfig& config) {
   return w;
 }
 
+// Of one call among `calls` that follow one another.
 template <class Fn>
-double seconds(Context& ctx, const Fn& fn) {
+double seconds(Context& ctx, int calls, const Fn& fn) {
   ctx.synchronize();
   const auto start = std::chrono::steady_clock::now();
-  fn();
+  for (int i = 0; i < calls; ++i) fn();
   ctx.synchronize();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls;
+}
+
+// Calls that take long enough for a GPU to settle at the clock that their power allows: what ran before shows in the
+// first hundredths of a second.
+template <class Fn>
+int calls_to_settle(Context& ctx, const Fn& fn) {
+  constexpr double kSettled = 0.2;
+  seconds(ctx, 1, fn);
+  return int(std::clamp(kSettled / seconds(ctx, 1, fn), 1.0, 1000.0));
 }
 
 double median(std::vector<double> values) {
@@ -60,16 +70,19 @@ struct Times {
   double work, linear, attention;
 };
 
-// Times `work` and its products in turn; the first two rounds warm up.
+// Times `work` and its products in turn; the first round warms up.
 template <class Work, class Linear, class Attention>
 Times compare(benchmark::State& state, Context& ctx, const Work& work, const Linear& linear,
               const Attention& attention) {
   std::vector<double> work_s, linear_s, attention_s;
+  const int work_calls = calls_to_settle(ctx, work), linear_calls = calls_to_settle(ctx, linear),
+            attention_calls = calls_to_settle(ctx, attention);
   int round = 0;
   for (auto _ : state) {
-    const double w = seconds(ctx, work), l = seconds(ctx, linear), a = seconds(ctx, attention);
+    const double w = seconds(ctx, work_calls, work), l = seconds(ctx, linear_calls, linear),
+                 a = seconds(ctx, attention_calls, attention);
     state.SetIterationTime(w);
-    if (round++ < 2) continue;
+    if (round++ == 0) continue;
     work_s.push_back(w);
     linear_s.push_back(l);
     attention_s.push_back(a);
@@ -173,7 +186,7 @@ void add(const std::string& name, const Fn& fn) {
   benchmark::RegisterBenchmark(name.c_str(), fn)->UseManualTime()->Iterations(12)->Unit(benchmark::kMillisecond);
 }
 
-void add_cpu(Context& ctx, const Normal& normal) {
+void add_cpu(Context& ctx, Normal& normal) {
   const Setup setup{ctx, normal, k24M, DType::f32};
   for (const auto& [name, kind] : {std::pair{"lora_ste", RoundingKind::lora_ste}, {"weights", RoundingKind::weights}})
     add(concat("cpu/", k24M.name, "/W2A16/", name), [setup, kind = kind](benchmark::State& state) {
@@ -182,7 +195,7 @@ void add_cpu(Context& ctx, const Normal& normal) {
   add(concat("cpu/", k24M.name, "/evaluation"), [setup](benchmark::State& state) { evaluation(state, setup); });
 }
 
-void add_gpu(Context& ctx, const Normal& normal) {
+void add_gpu(Context& ctx, Normal& normal) {
   const auto add_steps = [&](const Shapes& shapes) {
     const Setup setup{ctx, normal, shapes, DType::bf16};
     for (const auto& [name, kind] : {std::pair{"lora_ste", RoundingKind::lora_ste}, {"lora", RoundingKind::lora}})
@@ -202,7 +215,7 @@ int main(int argc, char** argv) {
   using namespace cbq::bench;
   cpu::prepare_libraries(argv);
   const std::unique_ptr<Context> host = cpu::open(), gpu = open_gpu();
-  const Normal of_host(*host);
+  Normal of_host(*host);
   std::optional<Normal> of_gpu;
   if (gpu) add_gpu(*gpu, of_gpu.emplace(*gpu));
   add_cpu(*host, of_host);

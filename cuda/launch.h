@@ -16,12 +16,17 @@ inline void launched(const char* kernel_name, Context& ctx) {
   if (cuda_context(ctx).waits) check_finished(cudaStreamSynchronize(cuda_context(ctx).stream.get()), kernel_name);
 }
 
+template <class... Params>
+void allow_shared(void (*kernel)(Params...), std::size_t bytes) {
+  constexpr std::size_t kAllowedUnasked = 48 << 10;
+  if (bytes > kAllowedUnasked)
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+}
+
 template <class... Params, class... Args>
 void launch(const char* kernel_name, Context& ctx, const LaunchShape& shape, void (*kernel)(Params...),
             Args&&... args) {
-  constexpr std::size_t kAllowedUnasked = 48 << 10;
-  if (shape.shared_bytes > kAllowedUnasked)
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)));
+  allow_shared(kernel, shape.shared_bytes);
   kernel<<<shape.blocks, shape.threads, shape.shared_bytes, cuda_context(ctx).stream.get()>>>(
       std::forward<Args>(args)...);
   launched(kernel_name, ctx);
@@ -41,6 +46,7 @@ void launch_dependent(const char* kernel_name, Context& ctx, const LaunchShape& 
                       Args&&... args) {
   const CudaContext& context = cuda_context(ctx);
   if (!context.overlaps_launches) return launch(kernel_name, ctx, shape, kernel, std::forward<Args>(args)...);
+  allow_shared(kernel, shape.shared_bytes);
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;

@@ -66,8 +66,9 @@ __global__ void __launch_bounds__(S::kBlockThreads,
   constexpr int N = S::kPack;
   const std::int64_t cols = a.x.cols;
   [[maybe_unused]] float dw[S::kElements] = {}, db[S::kElements] = {};
-  const auto take = [&](std::int64_t r, const RowIn<S, T>& grad, const RowIn<S, T>& in, float m, float s,
-                        const auto& next) {
+  const auto take = [&](std::int64_t r) {
+    const RowIn<S, T> grad(row_of(a.dy, r), cols), in(row_of(a.x, r), cols);
+    const float m = a.mean[r], s = a.rstd[r];
     float sums[2] = {};  // of w dy and w dy n
     walk<S>(cols, [&](int i, auto c) {
       const Pack<float, N> g = grad.at(i, c), v = in.at(i, c), weight = load_floats<N>(a.w + c);
@@ -79,7 +80,6 @@ __global__ void __launch_bounds__(S::kBlockThreads,
       }
     });
     row_reduce<S>(sums, Sum());
-    next();
     const float mean_g = sums[0] / float(cols), mean_gn = sums[1] / float(cols);
     walk<S>(cols, [&](int i, auto c) {
       const Pack<float, N> g = grad.at(i, c), v = in.at(i, c), weight = load_floats<N>(a.w + c);
@@ -94,21 +94,11 @@ __global__ void __launch_bounds__(S::kBlockThreads,
     });
   };
   if constexpr (kWeight == WeightGrad::summed) {
-    const RowAhead<S, T> grads(a.dy, 0), ins(a.x, 1);
-    float next_mean = 0, next_rstd = 0;
-    const auto fetch = [&](std::int64_t r) {
-      grads.fetch(r), ins.fetch(r);
-      next_mean = a.mean[r], next_rstd = a.rstd[r];
-    };
-    walk_rows<S>(a.x.rows, fetch, [&](std::int64_t r, const auto& next) {
-      take(r, grads.take(r), ins.take(r), next_mean, next_rstd, next);
-    });
+    walk_rows<S>(a.x.rows, take);
     store_partial<S>(partial_w, cols, dw);
     store_partial<S>(partial_b, cols, db);
   } else {
-    take_row<S>(a.x.rows, [&](std::int64_t r) {
-      take(r, RowIn<S, T>(row_of(a.dy, r), cols), RowIn<S, T>(row_of(a.x, r), cols), a.mean[r], a.rstd[r], [] {});
-    });
+    take_row<S>(a.x.rows, take);
   }
 }
 
@@ -132,7 +122,7 @@ void backward(Context& ctx, Rows<T> dx, T* dw, T* db, const Inputs<T>& a) {
   const std::int64_t row_count = a.x.rows, cols = a.x.cols;
   if constexpr (kWalks<S>) {
     if (dw || db) {
-      const LaunchShape shape = walkers<S, T, 2>(row_count);
+      const LaunchShape shape = walkers<S>(row_count);
       const std::int64_t count = std::int64_t(shape.blocks.x) * S::kRowsPerBlock;
       const Storage storage(ctx.allocator, 2 * count * cols * std::int64_t(sizeof(float)));
       float *of_w = static_cast<float*>(storage.data()), *of_b = of_w + count * cols;

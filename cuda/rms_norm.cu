@@ -43,15 +43,15 @@ __global__ void __launch_bounds__(S::kBlockThreads,
   await_previous();
   constexpr int N = S::kPack;
   [[maybe_unused]] float dw[S::kElements] = {};
-  const auto take = [&](std::int64_t r, const RowIn<S, T>& grad, const RowIn<S, T>& in, float s, const auto& next) {
+  const auto take = [&](std::int64_t r) {
+    const RowIn<S, T> grad(row_of(dy, r), x.cols), in(row_of(x, r), x.cols);
     float dot = 0;
     walk<S>(x.cols, [&](int i, auto c) {
       const Pack<float, N> g = grad.at(i, c), v = in.at(i, c), weight = load_floats<N>(w + c);
 #pragma unroll
       for (int k = 0; k < N; ++k) dot += weight.v[k] * g.v[k] * v.v[k];
     });
-    const float mean = row_reduce<S>(dot, Sum()) / float(x.cols) * s * s;
-    next();
+    const float s = rstd[r], mean = row_reduce<S>(dot, Sum()) / float(x.cols) * s * s;
     walk<S>(x.cols, [&](int i, auto c) {
       const Pack<float, N> g = grad.at(i, c), v = in.at(i, c), weight = load_floats<N>(w + c);
       Pack<T, N> out;
@@ -64,16 +64,10 @@ __global__ void __launch_bounds__(S::kBlockThreads,
     });
   };
   if constexpr (kWeight == WeightGrad::summed) {
-    const RowAhead<S, T> grads(dy, 0), ins(x, 1);
-    float next_rstd = 0;
-    const auto fetch = [&](std::int64_t r) { grads.fetch(r), ins.fetch(r), next_rstd = rstd[r]; };
-    walk_rows<S>(x.rows, fetch,
-                 [&](std::int64_t r, const auto& next) { take(r, grads.take(r), ins.take(r), next_rstd, next); });
+    walk_rows<S>(x.rows, take);
     store_partial<S>(partial, x.cols, dw);
   } else {
-    take_row<S>(x.rows, [&](std::int64_t r) {
-      take(r, RowIn<S, T>(row_of(dy, r), x.cols), RowIn<S, T>(row_of(x, r), x.cols), rstd[r], [] {});
-    });
+    take_row<S>(x.rows, take);
   }
 }
 
@@ -91,7 +85,7 @@ void backward(Context& ctx, Rows<T> dx, T* dw, Rows<const T> dy, Rows<const T> x
   constexpr const char* kName = "rms_norm_backward";
   if constexpr (kWalks<S>) {
     if (dw) {
-      const LaunchShape shape = walkers<S, T, 2>(x.rows);
+      const LaunchShape shape = walkers<S>(x.rows);
       const std::int64_t count = std::int64_t(shape.blocks.x) * S::kRowsPerBlock;
       const Storage storage(ctx.allocator, count * x.cols * std::int64_t(sizeof(float)));
       float* partial = static_cast<float*>(storage.data());

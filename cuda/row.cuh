@@ -86,10 +86,6 @@ class RowIn {
   __device__ RowIn(const T* row, std::int64_t cols) : row_(row) {
     if constexpr (S::kHeld) walk<S>(cols, [&](int i, auto c) { held_[i] = load_pack<S::kPack>(row + c); });
   }
-  // A row whose packs this thread has in `copies`, kPacks of them.
-  __device__ RowIn(const T* row, std::int64_t cols, const RowPack* copies) : row_(row) {
-    walk<S>(cols, [&](int i, auto) { held_[i] = copies[i * S::kBlockThreads]; });
-  }
   __device__ RowPack raw(int i, std::int64_t c) const {
     if constexpr (S::kHeld)
       return reread(held_[i]);

@@ -2,7 +2,6 @@
 // in registers and writes one row of partial sums; these are then summed in order.
 #pragma once
 
-#include "cuda/mma.cuh"
 #include "cuda/row.cuh"
 
 namespace cbq::cuda {
@@ -13,16 +12,13 @@ constexpr bool kWalks = S::kHeld&& S::kThreads <= 512;
 template <class S>
 constexpr int kWalkingBlocksPerSm = S::kBlockThreads <= 512 ? 512 / S::kBlockThreads : 1;
 
-// The grid of walk_rows for kInputs matrices: at least 8 rows a walker, and at most the blocks that the 132
-// multiprocessors of an H200 run at once; a constant, so that the order of the sums depends on the shape alone.
-template <class S, class T, int kInputs>
+// The grid of walk_rows: at least 8 rows a walker, and at most the blocks that the 132 multiprocessors of an H200 run
+// at once; a constant, so that the order of the sums depends on the shape alone.
+template <class S>
 LaunchShape walkers(std::int64_t count) {
   const std::int64_t blocks = (count + 8 * S::kRowsPerBlock - 1) / (8 * S::kRowsPerBlock),
                      most = 132 * kWalkingBlocksPerSm<S>;
-  return {unsigned(blocks < 1      ? 1
-                   : blocks < most ? blocks
-                                   : most),
-          dim3(S::kThreads, S::kRowsPerBlock), kInputs * S::kBlockThreads * S::kPacks * sizeof(Pack<T, S::kPack>)};
+  return {unsigned(blocks < 1 ? 1 : blocks < most ? blocks : most), dim3(S::kThreads, S::kRowsPerBlock)};
 }
 
 // The number of this thread's walker.
@@ -31,52 +27,10 @@ __device__ std::int64_t walker() {
   return std::int64_t(blockIdx.x) * S::kRowsPerBlock + threadIdx.y;
 }
 
-// Rows of one matrix that a walker takes in turn. Each thread keeps its packs of the next row in shared memory, where
-// they arrive while it works on the last one; nobody else reads them, so that no barrier is needed.
-template <class S, class T>
-class RowAhead {
- public:
-  // number: of the matrix, among those of the kernel.
-  __device__ RowAhead(const Rows<const T>& m, int number) : m_(m) {
-    extern __shared__ uint4 row_copies[];
-    copies_ = reinterpret_cast<typename RowIn<S, T>::RowPack*>(row_copies) + number * S::kBlockThreads * S::kPacks +
-              int(threadIdx.y) * S::kThreads + int(threadIdx.x);
-  }
-  // Asks for row r. What take() returned before has been used.
-  __device__ void fetch(std::int64_t r) const {
-    const T* row = row_of(m_, r);
-    walk<S>(m_.cols, [&](int i, auto c) {
-      if constexpr (kBytes == 16)
-        copy_async(shared_address(copies_ + i * S::kBlockThreads), row + c, kBytes);
-      else
-        copies_[i * S::kBlockThreads] = load_pack<S::kPack>(row + c);
-    });
-    commit_copies();
-  }
-  // Row r, asked for last.
-  __device__ RowIn<S, T> take(std::int64_t r) const {
-    wait_copies();
-    return {row_of(m_, r), m_.cols, copies_};
-  }
-
- private:
-  static constexpr int kBytes = int(sizeof(typename RowIn<S, T>::RowPack));
-
-  const Rows<const T>& m_;
-  typename RowIn<S, T>::RowPack* copies_;
-};
-
-// fetch(r) for the first row of this walker, then for each of its rows fn(r, next), where next() fetches the row after
-// it and is called once row r has been used.
-template <class S, class Fetch, class Fn>
-__device__ void walk_rows(std::int64_t count, const Fetch& fetch, const Fn& fn) {
-  const std::int64_t step = std::int64_t(gridDim.x) * S::kRowsPerBlock;
-  std::int64_t r = walker<S>();
-  if (r < count) fetch(r);
-  for (; r < count; r += step)
-    fn(r, [&] {
-      if (r + step < count) fetch(r + step);
-    });
+// fn(r) for every row r of this walker.
+template <class S, class Fn>
+__device__ void walk_rows(std::int64_t count, const Fn& fn) {
+  for (std::int64_t r = walker<S>(); r < count; r += std::int64_t(gridDim.x) * S::kRowsPerBlock) fn(r);
 }
 
 // Writes this walker's partial sums, held as walk counts them, into its row of `partial`.
