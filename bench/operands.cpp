@@ -8,7 +8,8 @@
 namespace cbq::bench {
 namespace {
 
-constexpr std::int64_t kPeriod = (1 << 22) + 8;  // 8: copies keep their alignment of 16 bytes
+constexpr std::int64_t kAligned = 8;  // elements: copies keep their alignment of 16 bytes
+constexpr std::int64_t kPeriod = (1 << 22) + kAligned;
 
 Tensor normal_values(Context& ctx) {
   Rng rng(1);
@@ -21,12 +22,14 @@ Tensor normal_values(Context& ctx) {
 
 Normal::Normal(Context& ctx) : ctx_(ctx), f32_(normal_values(ctx)), bf16_(convert(ctx, f32_, DType::bf16)) {}
 
-Tensor Normal::tensor(Shape shape, DType dtype, double deviation) const {
+Tensor Normal::tensor(Shape shape, DType dtype, double deviation) {
   require(dtype == DType::f32 || dtype == DType::bf16, "bench: random numbers come in f32 and bf16, not ", dtype);
   const Tensor x(ctx_, shape, dtype), flat = x.reshape({x.count()}), &from = dtype == DType::f32 ? f32_ : bf16_;
-  for (std::int64_t i = 0; i < x.count(); i += kPeriod) {
-    const std::int64_t size = std::min(kPeriod, x.count() - i);
-    ctx_.kernels->scale(ctx_, flat.slice(0, i, i + size), from.slice(0, 0, size), deviation);
+  for (std::int64_t i = 0; i < x.count();) {
+    const std::int64_t size = std::min(kPeriod - next_, x.count() - i);
+    ctx_.kernels->scale(ctx_, flat.slice(0, i, i + size), from.slice(0, next_, next_ + size), deviation);
+    i += size;
+    next_ = (next_ + (size + kAligned - 1) / kAligned * kAligned) % kPeriod;
   }
   return x;
 }

@@ -5,24 +5,25 @@
 
 namespace cbq::bench {
 
-// Random numbers of the device: standard normal values, repeated with a period that is no multiple of a row. Random,
-// because products of zeros draw less power and run at a higher clock.
+// Random numbers of the device: standard normal values, repeated with a period that is no multiple of a row; a tensor
+// goes on where the one before ended. Random, because products of zeros draw less power and run at a higher clock.
 class Normal {
  public:
   explicit Normal(Context& ctx);
   // Contiguous, in f32 or bf16.
-  Tensor tensor(Shape shape, DType dtype, double deviation) const;
+  Tensor tensor(Shape shape, DType dtype, double deviation);
 
  private:
   Context& ctx_;
   Tensor f32_, bf16_;
+  std::int64_t next_ = 0;
 };
 
 // The tensors of one call. bytes() is the traffic that a kernel cannot avoid: each input read once, each output written
 // once.
 class Operands {
  public:
-  Operands(Context& ctx_, const Normal& normal) : ctx(ctx_), normal_(normal) {}
+  Operands(Context& ctx_, Normal& normal) : ctx(ctx_), normal_(normal) {}
 
   Tensor input(Shape shape, DType dtype = DType::bf16, double deviation = 1);
   Tensor constant(Shape shape, double value);  // an input in f32
@@ -36,7 +37,7 @@ class Operands {
  private:
   Tensor count(Tensor x, int passes);
 
-  const Normal& normal_;
+  Normal& normal_;
   double bytes_ = 0;
 };
 

@@ -14,7 +14,7 @@ struct Measured {
   double seconds, bytes;
 };
 
-Measured measure(Context& ctx, const Normal& normal, const MakeCall& make) {
+Measured measure(Context& ctx, Normal& normal, const MakeCall& make) {
   std::vector<Call> calls;
   double bytes = 0, rotated = 0;
   while (rotated < kRotatedBytes) {

@@ -16,7 +16,7 @@ using MakeCall = std::function<Call(Operands&)>;
 // The rates that shares refer to, measured in the same run when first asked for.
 class Limits {
  public:
-  Limits(Context& ctx, const Normal& normal) : ctx_(ctx), normal_(normal) {}
+  Limits(Context& ctx, Normal& normal) : ctx_(ctx), normal_(normal) {}
   // Bytes read and written a second by the driver's copy of 512 MiB.
   double copy_rate();
   // FLOP/s of `matmul` at 8192 x 8192 x 8192 in bf16.
@@ -24,7 +24,7 @@ class Limits {
 
  private:
   Context& ctx_;
-  const Normal& normal_;
+  Normal& normal_;
   std::optional<double> copy_rate_, product_rate_;
 };
 

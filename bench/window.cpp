@@ -13,25 +13,19 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
+#include <optional>
 
 #include "bench/gpu.h"
-#include "core/kernels.h"
+#include "bench/products.h"
 #include "core/rng.h"
 #include "cpu/libraries.h"
 #include "cpu/open.h"
-#include "models/model.h"
 #include "quant/window_step.h"
 
-namespace cbq {
+namespace cbq::bench {
 namespace {
 
 constexpr std::int64_t kWindow = 2, kSamples = 128, kEpochs = 3;  // of the method's protocol
-
-struct Shapes {
-  const char* name;
-  std::int64_t hidden, ffn, heads, kv_heads, head_dim, layers, tokens;
-};
 constexpr Shapes k24M{"llama-24m", 384, 1024, 6, 6, 64, 12, 1024};
 constexpr Shapes kLarge[] = {{"LLaMA-7B", 4096, 11008, 32, 32, 128, 32, 2048},
                              {"LLaMA-13B", 5120, 13824, 40, 40, 128, 40, 2048},
@@ -39,108 +33,32 @@ constexpr Shapes kLarge[] = {{"LLaMA-7B", 4096, 11008, 32, 32, 128, 32, 2048},
                              {"LLaMA-65B", 8192, 22016, 64, 64, 128, 80, 2048},
                              {"LLaMA-2-70B", 8192, 28672, 64, 8, 128, 80, 2048}};
 
-struct Setup {
-  Context& ctx;
-  Shapes shapes;
-  DType compute;
-};
-
-ModelConfig config_of(const Shapes& s) {
-  ModelConfig c{};
-  c.family = Family::llama;
-  c.layers = s.layers, c.hidden = s.hidden, c.ffn = s.ffn, c.heads = s.heads, c.kv_heads = s.kv_heads;
-  c.head_dim = s.head_dim, c.vocab = 4096, c.max_positions = s.tokens;
-  c.norm_eps = 1e-5;
-  c.activation = Activation::silu;
-  c.dtype = DType::f16;
-  return c;
-}
-
-// Normal values, repeated from a pool whose odd length makes all rows differ.
-Tensor randn(const Setup& setup, Shape shape, double scale) {
-  constexpr std::int64_t kPool = (1 << 20) + 1;
-  static const std::vector<float> pool = [] {
-    Rng rng(1);
-    std::vector<float> values(kPool);
-    for (float& v : values) v = float(rng.normal());
-    return values;
-  }();
-  std::vector<float> values(static_cast<std::size_t>(shape.count()));
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = float(scale) * pool[i % kPool];
-  const Tensor x = from_host<float>(setup.ctx, shape, DType::f32, values);
-  return setup.compute == DType::f32 ? x : convert(setup.ctx, x, setup.compute);
-}
-
 BlockWeights weights(const Setup& setup, const ModelConfig& config) {
   BlockWeights w;
   for (const LinearRole role : linear_roles(config.family))
-    w[role].weight = randn(setup, weight_shape(config, role), 0.02);
+    w[role].weight = setup.random(weight_shape(config, role), kWeightDeviation);
   w.attention_norm.weight = full(setup.ctx, {config.hidden}, setup.compute, 1);
   w.mlp_norm.weight = full(setup.ctx, {config.hidden}, setup.compute, 1);
   return w;
 }
 
-// y = x w^T, and in training dx = dy w and dw = dy^T x. Products of equal shapes share their tensors.
-struct Product {
-  Tensor x, w, y;
-  std::int64_t times = 1;
-  void forward(Context& ctx) const {
-    for (std::int64_t i = 0; i < times; ++i)
-      ctx.kernels->matmul(ctx, y, x, Trans::no, w, Trans::yes, View(), Write::set);
-  }
-  void backward(Context& ctx) const {
-    for (std::int64_t i = 0; i < times; ++i) {
-      ctx.kernels->matmul(ctx, x, y, Trans::no, w, Trans::no, View(), Write::set);
-      ctx.kernels->matmul(ctx, w, y, Trans::yes, x, Trans::no, View(), Write::set);
-    }
-  }
-};
-
-// The products of one block. Attention's are scores = q k^T and o^T = v^T p^T, with the backward of both and the scores
-// once more.
-struct BlockProducts {
-  std::vector<Product> linear, attention;
-
-  BlockProducts(const Setup& setup, const ModelConfig& config) {
-    const std::int64_t tokens = setup.shapes.tokens;
-    const auto product = [&](std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t times) {
-      return Product{randn(setup, {m, k}, 1), randn(setup, {n, k}, 1), randn(setup, {m, n}, 1), times};
-    };
-    std::map<std::pair<std::int64_t, std::int64_t>, std::int64_t> shapes;
-    for (const LinearRole role : linear_roles(config.family)) {
-      const Shape w = weight_shape(config, role);
-      ++shapes[{w[0], w[1]}];
-    }
-    for (const auto& [w, times] : shapes) linear.push_back(product(tokens, w.first, w.second, times));
-    attention.push_back(product(tokens, tokens / 2, config.head_dim, config.heads));
-    attention.push_back(product(config.head_dim, tokens, tokens / 2, config.heads));
-  }
-  void linear_step(Context& ctx) const {
-    for (const Product& p : linear) p.forward(ctx), p.backward(ctx);
-  }
-  void attention_step(Context& ctx) const {
-    for (const Product& p : attention) p.forward(ctx), p.backward(ctx);
-    attention[0].forward(ctx);
-  }
-};
-
-// Floating-point operations of one forward of a block: linear layers, and causal attention.
-struct Flops {
-  double linear, attention;
-};
-Flops forward_flops(const Shapes& s, const ModelConfig& config) {
-  double weights = 0;
-  for (const LinearRole role : linear_roles(config.family)) weights += double(weight_shape(config, role).count());
-  return {2 * weights * double(s.tokens), 2 * double(s.tokens * s.tokens) * double(s.heads * s.head_dim)};
-}
-
+// Of one call among `calls` that follow one another.
 template <class Fn>
-double seconds(Context& ctx, const Fn& fn) {
+double seconds(Context& ctx, int calls, const Fn& fn) {
   ctx.synchronize();
   const auto start = std::chrono::steady_clock::now();
-  fn();
+  for (int i = 0; i < calls; ++i) fn();
   ctx.synchronize();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls;
+}
+
+// Calls that take long enough for a GPU to settle at the clock that their power allows: what ran before shows in the
+// first hundredths of a second.
+template <class Fn>
+int calls_to_settle(Context& ctx, const Fn& fn) {
+  constexpr double kSettled = 0.2;
+  seconds(ctx, 1, fn);
+  return int(std::clamp(kSettled / seconds(ctx, 1, fn), 1.0, 1000.0));
 }
 
 double median(std::vector<double> values) {
@@ -152,16 +70,19 @@ struct Times {
   double work, linear, attention;
 };
 
-// Times `work` and its products in turn; the first two rounds warm up.
+// Times `work` and its products in turn; the first round warms up.
 template <class Work, class Linear, class Attention>
 Times compare(benchmark::State& state, Context& ctx, const Work& work, const Linear& linear,
               const Attention& attention) {
   std::vector<double> work_s, linear_s, attention_s;
+  const int work_calls = calls_to_settle(ctx, work), linear_calls = calls_to_settle(ctx, linear),
+            attention_calls = calls_to_settle(ctx, attention);
   int round = 0;
   for (auto _ : state) {
-    const double w = seconds(ctx, work), l = seconds(ctx, linear), a = seconds(ctx, attention);
+    const double w = seconds(ctx, work_calls, work), l = seconds(ctx, linear_calls, linear),
+                 a = seconds(ctx, attention_calls, attention);
     state.SetIterationTime(w);
-    if (round++ < 2) continue;
+    if (round++ == 0) continue;
     work_s.push_back(w);
     linear_s.push_back(l);
     attention_s.push_back(a);
@@ -182,10 +103,11 @@ struct Scheme {
 
 void bench_step(benchmark::State& state, const Setup& setup, const Scheme& scheme) {
   Context& ctx = setup.ctx;
-  const ModelConfig config = config_of(setup.shapes);
+  const ModelConfig config = setup.shapes.config();
   RunConfig run;
   run.rounding = scheme.rounding;
   ctx.allocator->reset_peak();
+  const std::int64_t bytes_before = ctx.allocator->peak_bytes();
   BlockSpec spec;
   spec.fill({{scheme.wbits, -1, Symmetry::asymmetric}, {scheme.abits, Symmetry::symmetric}});
   Rng rng(1);
@@ -200,7 +122,7 @@ void bench_step(benchmark::State& state, const Setup& setup, const Scheme& schem
   const Sequence sequence = make_sequence(ctx, config, 1, 0, tokens, setup.compute);
   const auto random_sample = [&] {
     Stream stream(ctx, 1, {tokens, config.hidden}, setup.compute, {Offload::device});
-    stream.store(ctx, 0, randn(setup, {tokens, config.hidden}, 1));
+    stream.store(ctx, 0, setup.random({tokens, config.hidden}, 1));
     return stream;
   };
   const Stream input = random_sample(), target = random_sample(), none;
@@ -210,7 +132,7 @@ void bench_step(benchmark::State& state, const Setup& setup, const Scheme& schem
   const std::int64_t only[] = {0};
   const auto step = [&] { window_step.run(only, annealing); };
   step();
-  state.counters["peak_bytes"] = double(ctx.allocator->peak_bytes());
+  state.counters["peak_bytes"] = double(ctx.allocator->peak_bytes() - bytes_before);
   const BlockProducts products(setup, config);
   const Times times = compare(
       state, ctx, step,
@@ -234,25 +156,24 @@ void bench_step(benchmark::State& state, const Setup& setup, const Scheme& schem
 
 void evaluation(benchmark::State& state, const Setup& setup) {
   Context& ctx = setup.ctx;
-  const ModelConfig config = config_of(setup.shapes);
+  const ModelConfig config = setup.shapes.config();
   DenseBlock block(config, weights(setup, config));
   const std::int64_t tokens = setup.shapes.tokens;
   const Sequence sequence = make_sequence(ctx, config, 1, 0, tokens, setup.compute);
-  const Tensor x = randn(setup, {tokens, config.hidden}, 1), head = randn(setup, {config.vocab, config.hidden}, 0.05);
   const Tensor ids = full(ctx, {tokens}, DType::i32, 7);
   const BlockProducts products(setup, config);
-  const Product head_product{x, head, Tensor(ctx, {tokens, config.vocab}, setup.compute)};
+  const Product head(setup, tokens, config.vocab, config.hidden, 1);
   compare(
       state, ctx,
       [&] {
-        Var y = x;
+        Var y = head.x;
         for (std::int64_t i = 0; i < config.layers; ++i) y = block_forward(ctx, config, block, y, sequence);
-        benchmark::DoNotOptimize(ops::cross_entropy(ctx, ops::linear(ctx, y, head), ids).value.data());
+        benchmark::DoNotOptimize(ops::cross_entropy(ctx, ops::linear(ctx, y, head.w), ids).value.data());
       },
       [&] {
         for (std::int64_t i = 0; i < config.layers; ++i)
           for (const Product& p : products.linear) p.forward(ctx);
-        head_product.forward(ctx);
+        head.forward(ctx);
       },
       [&] {
         for (std::int64_t i = 0; i < config.layers; ++i)
@@ -265,8 +186,8 @@ void add(const std::string& name, const Fn& fn) {
   benchmark::RegisterBenchmark(name.c_str(), fn)->UseManualTime()->Iterations(12)->Unit(benchmark::kMillisecond);
 }
 
-void add_cpu(Context& ctx) {
-  const Setup setup{ctx, k24M, DType::f32};
+void add_cpu(Context& ctx, Normal& normal) {
+  const Setup setup{ctx, normal, k24M, DType::f32};
   for (const auto& [name, kind] : {std::pair{"lora_ste", RoundingKind::lora_ste}, {"weights", RoundingKind::weights}})
     add(concat("cpu/", k24M.name, "/W2A16/", name), [setup, kind = kind](benchmark::State& state) {
       bench_step(state, setup, {2, 16, kind});
@@ -274,9 +195,9 @@ void add_cpu(Context& ctx) {
   add(concat("cpu/", k24M.name, "/evaluation"), [setup](benchmark::State& state) { evaluation(state, setup); });
 }
 
-void add_gpu(Context& ctx) {
-  const auto add_steps = [&ctx](const Shapes& shapes) {
-    const Setup setup{ctx, shapes, DType::bf16};
+void add_gpu(Context& ctx, Normal& normal) {
+  const auto add_steps = [&](const Shapes& shapes) {
+    const Setup setup{ctx, normal, shapes, DType::bf16};
     for (const auto& [name, kind] : {std::pair{"lora_ste", RoundingKind::lora_ste}, {"lora", RoundingKind::lora}})
       add(concat("gpu/", shapes.name, "/W4A4/", name), [setup, kind = kind](benchmark::State& state) {
         bench_step(state, setup, {4, 4, kind});
@@ -287,14 +208,17 @@ void add_gpu(Context& ctx) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::bench
 
 int main(int argc, char** argv) {
   using namespace cbq;
+  using namespace cbq::bench;
   cpu::prepare_libraries(argv);
-  const std::unique_ptr<Context> host = cpu::open(), gpu = bench::open_gpu();
-  if (gpu) add_gpu(*gpu);
-  add_cpu(*host);
+  const std::unique_ptr<Context> host = cpu::open(), gpu = open_gpu();
+  Normal of_host(*host);
+  std::optional<Normal> of_gpu;
+  if (gpu) add_gpu(*gpu, of_gpu.emplace(*gpu));
+  add_cpu(*host, of_host);
   benchmark::AddCustomContext("cpu", host->name);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

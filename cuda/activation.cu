@@ -9,7 +9,6 @@
 #include <numbers>
 
 #include "cuda/map.cuh"
-#include "cuda/row.cuh"
 
 namespace cbq::cuda {
 namespace {

@@ -32,7 +32,9 @@ class CudaContext final : public Context {
   std::function<std::vector<std::byte>()> read_later(const void* device_bytes, std::int64_t bytes) override;
   std::unique_ptr<Replay> record(const std::function<void()>& work) override;
 
-  const bool waits;  // after each launch: CBQ_SYNC=1 was set when the device was opened
+  const bool waits;              // after each launch: CBQ_SYNC=1 was set when the device was opened
+  const bool overlaps_launches;  // launch_dependent() of cuda/launch.h can do what it is for
+  const int multiprocessors;
   const Stream stream;
   const LtHandle blas;
   const Storage workspace;                       // kWorkspaceBytes, for cuBLASLt

@@ -11,6 +11,7 @@ namespace {
 // no place for an operand of one number a row.
 template <int N, class T, class S>
 __global__ void scale_rows_kernel(Rows<T> y, Rows<const T> x, const S* s) {
+  await_previous();
   const std::int64_t per_row = y.cols / N, count = y.rows * per_row;
   for (std::int64_t i = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; i < count;
        i += std::int64_t(gridDim.x) * blockDim.x) {
@@ -64,9 +65,11 @@ void scale_rows(Context& ctx, View y, View x, View s) {
       const Rows<const T> from = rows<const T>(x);
       constexpr int N = kPackOf<T>;
       if (packs<N>(to) && packs<N>(from))
-        launch("scale_rows", ctx, shape_for(y.count() / N), scale_rows_kernel<N, T, S>, to, from, elements<const S>(s));
+        launch_dependent("scale_rows", ctx, shape_for(y.count() / N), scale_rows_kernel<N, T, S>, to, from,
+                         elements<const S>(s));
       else
-        launch("scale_rows", ctx, shape_for(y.count()), scale_rows_kernel<1, T, S>, to, from, elements<const S>(s));
+        launch_dependent("scale_rows", ctx, shape_for(y.count()), scale_rows_kernel<1, T, S>, to, from,
+                         elements<const S>(s));
     });
   });
 }

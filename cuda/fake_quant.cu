@@ -11,7 +11,7 @@
 #include <cfloat>
 
 #include "cuda/rounding_weight.cuh"
-#include "cuda/sum.cuh"
+#include "cuda/row.cuh"
 
 namespace cbq::cuda {
 namespace {
@@ -22,71 +22,19 @@ struct FakeQuant {
   Symmetry symmetry;
 };
 
-// A row spread over the threads of a block in packs of N: in registers, kPacks of them a thread, or with kPacks = 0
-// read again by each walk.
-template <int kThreads, int kPacks, int N, class T>
-class BlockRow {
- public:
-  __device__ BlockRow(const T* row, std::int64_t cols) : row_(row), packs_(cols / N) {
-    if constexpr (kPacks > 0) {
+// The grid of a row, the same in all its threads.
+template <class S, class T>
+__device__ Step grid_of_row(const RowIn<S, T>& row, std::int64_t cols, float factor, int bits, Symmetry symmetry) {
+  float extremes[2] = {};  // of -x and x
+  walk<S>(cols, [&](int i, auto c) {
+    const Pack<float, S::kPack> x = row.at(i, c);
 #pragma unroll
-      for (int i = 0; i < kPacks; ++i)
-        if (place(i) < packs_) pack_[i] = load_raw<N>(row_ + place(i) * N);
-    }
-  }
-
-  // visit(c, pack of columns c .. c + N - 1)
-  template <class Visit>
-  __device__ void each_pack(const Visit& visit) const {
-    if constexpr (kPacks > 0) {
-#pragma unroll
-      for (int i = 0; i < kPacks; ++i)
-        if (place(i) < packs_) visit(place(i) * N, pack_[i]);
-    } else {
-      for (std::int64_t p = threadIdx.x; p < packs_; p += kThreads) visit(p * N, load_raw<N>(row_ + p * N));
-    }
-  }
-
- private:
-  __device__ static int place(int i) {
-    return i * kThreads + int(threadIdx.x);
-  }
-
-  const T* row_;
-  std::int64_t packs_;
-  Raw<T, N> pack_[kPacks > 0 ? kPacks : 1];
-};
-
-// The extremes of a block's values, NaN if there is one. All threads call it; an earlier call may still be reading.
-template <int kThreads>
-__device__ float2 block_range(float low, float high) {
-  __shared__ float2 of_warp[kThreads / 32];
-#pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) {
-    low = min_nan(low, __shfl_xor_sync(kFullWarp, low, mask));
-    high = max_nan(high, __shfl_xor_sync(kFullWarp, high, mask));
-  }
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = make_float2(low, high);
-  __syncthreads();
-  float2 range = of_warp[0];
-#pragma unroll
-  for (int w = 1; w < kThreads / 32; ++w)
-    range = make_float2(min_nan(range.x, of_warp[w].x), max_nan(range.y, of_warp[w].y));
-  return range;
-}
-
-// The grid of a row, the same in all threads of the block.
-template <int kThreads, class Row>
-__device__ Step grid_of_row(const Row& row, float factor, int bits, Symmetry symmetry) {
-  float low = 0, high = 0;
-  row.each_pack([&]<class Pack>(std::int64_t, const Pack& x) {
-#pragma unroll
-    for (int n = 0; n < Pack::kCount; ++n) low = min_nan(low, x[n]), high = max_nan(high, x[n]);
+    for (int k = 0; k < S::kPack; ++k)
+      extremes[0] = max_nan(extremes[0], -x.v[k]), extremes[1] = max_nan(extremes[1], x.v[k]);
   });
-  const float2 extremes = block_range<kThreads>(low, high);
-  low = extremes.x, high = extremes.y;
-  const float last = float((1 << bits) - 1), poison = (low - low) + (high - high);  // 0, or NaN where not finite
+  row_reduce<S>(extremes, [](float a, float b) { return max_nan(a, b); });
+  const float low = -extremes[0], high = extremes[1], last = float((1 << bits) - 1);
+  const float poison = (low - low) + (high - high);  // 0, or NaN where not finite
   const bool symmetric = symmetry == Symmetry::symmetric;
   const float range = (symmetric ? 2 * fmaxf(-low, high) : high - low) + poison, s = factor * range / last;
   const float z = symmetric ? float(1 << (bits - 1)) : range > 0 ? rintf(-low * last / range) : 0.0f;
@@ -96,66 +44,72 @@ __device__ Step grid_of_row(const Row& row, float factor, int bits, Symmetry sym
   return make_step(normal, normal, z, factor >= 0x1p-40f ? kLargestFastStep<Rounder::straight_through> : 0).with(last);
 }
 
-// Floor: x read, y written: a block has a row in registers between the reduction and the write.
-template <int kThreads, int kPacks, int N, class T>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Rows<T> y, Rows<const T> x, FakeQuant quantiser) {
-  for (std::int64_t r = blockIdx.x; r < x.rows; r += gridDim.x) {
-    const BlockRow<kThreads, kPacks, N, T> row(row_of(x, r), x.cols);
-    const Step step = grid_of_row<kThreads>(row, *quantiser.factor, quantiser.bits, quantiser.symmetry);
-    row.each_pack([&](std::int64_t c, const Raw<T, N>& from) {
-      float ratio[N], to[N];
-      quotients(ratio, from, step, step.inverse);
+// x / s of a pack.
+template <int N>
+__device__ void ratios(float (&ratio)[N], const Pack<float, N>& x, const Step& step) {
+  if (step.inverse != 0) {
 #pragma unroll
-      for (int n = 0; n < N; ++n) to[n] = step.s * nearest_on_grid(ratio[n], step);
-      store_floats(row_of(y, r) + c, to);
-    });
+    for (int k = 0; k < N; ++k) ratio[k] = fast_quotient(x.v[k], step);
+  } else {
+#pragma unroll
+    for (int k = 0; k < N; ++k) ratio[k] = x.v[k] / step.s;
   }
 }
 
-// Floor: x and dy read, dx written. of_row: the row's part of dfactor. An unwanted dx has no data.
-template <int kThreads, int kPacks, int N, class T>
-__global__ void __launch_bounds__(kThreads, 1)
+// Floor: x read, y written. The row is held from its range to the write.
+template <class S, class T>
+__global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
+    forward_kernel(Rows<T> y, Rows<const T> x, FakeQuant quantiser) {
+  await_previous();
+  constexpr int N = S::kPack;
+  take_row<S>(x.rows, [&](std::int64_t r) {
+    const RowIn<S, T> in(row_of(x, r), x.cols);
+    const Step step = grid_of_row(in, x.cols, *quantiser.factor, quantiser.bits, quantiser.symmetry);
+    walk<S>(x.cols, [&](int i, auto c) {
+      float ratio[N];
+      ratios(ratio, in.at(i, c), step);
+      Pack<T, N> out;
+#pragma unroll
+      for (int k = 0; k < N; ++k) out.v[k] = from_float<T>(step.s * nearest_on_grid(ratio[k], step));
+      store_pack(row_of(y, r) + c, out);
+    });
+  });
+}
+
+// Floor: x and dy read, dx written; both rows are held. of_row: the row's part of factor dfactor. An unwanted dx has no
+// data.
+template <class S, class T>
+__global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
     backward_kernel(Rows<T> dx, double* of_row, Rows<const T> dy, Rows<const T> x, FakeQuant quantiser) {
-  for (std::int64_t r = blockIdx.x; r < x.rows; r += gridDim.x) {
-    const BlockRow<kThreads, kPacks, N, T> row(row_of(x, r), x.cols);
-    const float factor = *quantiser.factor;
-    const Step step = grid_of_row<kThreads>(row, factor, quantiser.bits, quantiser.symmetry);
+  await_previous();
+  constexpr int N = S::kPack;
+  take_row<S>(x.rows, [&](std::int64_t r) {
+    const RowIn<S, T> in(row_of(x, r), x.cols), grad(row_of(dy, r), x.cols);
+    const Step step = grid_of_row(in, x.cols, *quantiser.factor, quantiser.bits, quantiser.symmetry);
     float sum = 0;  // of a thread's columns; across threads in double
-    row.each_pack([&](std::int64_t c, const Raw<T, N>& from) {
-      const Raw<T, N> d = load_raw<N>(row_of(dy, r) + c);
-      float ratio[N], to[N];
-      quotients(ratio, from, step, step.inverse);
+    walk<S>(x.cols, [&](int i, auto c) {
+      const Pack<float, N> d = grad.at(i, c);
+      float ratio[N];
+      ratios(ratio, in.at(i, c), step);
+      Pack<T, N> out;
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        const float u = round_to_even(ratio[n]), clipped = clip_nan(u, step.low, step.high);
+      for (int k = 0; k < N; ++k) {
+        const float u = round_to_even(ratio[k]), clipped = clip_nan(u, step.low, step.high);
         const bool inside = clipped == u;
-        sum = fmaf(d[n], inside ? clipped - ratio[n] : clipped, sum);
-        to[n] = inside ? d[n] : 0.0f;
+        sum = fmaf(d.v[k], inside ? clipped - ratio[k] : clipped, sum);
+        out.v[k] = from_float<T>(inside ? d.v[k] : 0.0f);
       }
-      if (dx.data) store_floats(row_of(dx, r) + c, to);
+      if (dx.data) store_pack(row_of(dx, r) + c, out);
     });
-    const double total = block_reduce<kThreads>(double(sum), Sum());
-    if (threadIdx.x == 0) of_row[r] = total * double(step.s) / double(factor);
-  }
-}
-
-// Calls fn.template operator()<kThreads, kPacks, N>() for rows of `cols` columns.
-template <class Fn>
-void dispatch_row(std::int64_t cols, bool packed, const Fn& fn) {
-  constexpr int N = kPackedColumns;
-  if (packed && cols <= 256 * N) return fn.template operator()<256, 1, N>();
-  if (packed && cols <= 1024 * N) return fn.template operator()<256, 4, N>();
-  if (packed && cols <= 4096 * N) return fn.template operator()<512, 8, N>();
-  fn.template operator()<256, 0, 1>();
-}
-
-unsigned blocks_for(std::int64_t rows) {
-  return unsigned(std::min<std::int64_t>(rows, 1 << 30));
+    const double total = row_reduce<S>(double(sum), Sum());
+    if (threadIdx.x == 0) of_row[r] = total * double(step.s);
+  });
 }
 
 struct WriteFactor {
   float* y;
-  __device__ void operator()(double sum) const { *y = float(sum); }
+  const float* factor;
+  __device__ void operator()(double sum) const { *y = float(sum / double(*factor)); }
 };
 
 }  // namespace
@@ -165,11 +119,11 @@ void fake_quant_forward(Context& ctx, View y, View x, View factor, int bits, Sym
   dispatch_value(x.dtype, "fake_quant_forward", [&]<class T>() {
     const Rows<T> to = rows<T>(y);
     const Rows<const T> from = rows<const T>(x);
-    dispatch_row(
-        from.cols, packs<kPackedColumns>(to) && packs<kPackedColumns>(from), [&]<int kThreads, int kPacks, int N>() {
-          launch("fake_quant_forward", ctx, {blocks_for(from.rows), kThreads}, forward_kernel<kThreads, kPacks, N, T>,
-                 to, from, FakeQuant{elements<const float>(factor), bits, symmetry});
-        });
+    const auto run = [&]<class S>(S) {
+      launch_dependent("fake_quant_forward", ctx, S::rows(from.rows), forward_kernel<S, T>, to, from,
+                       FakeQuant{elements<const float>(factor), bits, symmetry});
+    };
+    dispatch_row<T>(from.cols, run, to, from);
   });
 }
 
@@ -181,15 +135,15 @@ void fake_quant_backward(Context& ctx, View dx, View dfactor, View dy, View x, V
     const std::int64_t row_count = from.cols == 0 ? 0 : from.rows;
     const Storage storage(ctx.allocator, row_count * std::int64_t(sizeof(double)));
     double* of_row = static_cast<double*>(storage.data());
-    const bool packed = packs_or_empty<T>(dx) && packs_or_empty<T>(dy) && packs_or_empty<T>(x);
-    if (row_count > 0)
-      dispatch_row(from.cols, packed, [&]<int kThreads, int kPacks, int N>() {
-        launch("fake_quant_backward", ctx, {blocks_for(row_count), kThreads}, backward_kernel<kThreads, kPacks, N, T>,
-               to, of_row, seed, from, FakeQuant{elements<const float>(factor), bits, symmetry});
-      });
+    const auto run = [&]<class S>(S) {
+      launch_dependent("fake_quant_backward", ctx, S::rows(row_count), backward_kernel<S, T>, to, of_row, seed, from,
+                       FakeQuant{elements<const float>(factor), bits, symmetry});
+    };
+    if (row_count > 0) dispatch_row<T>(from.cols, run, to, seed, from);
     if (dfactor)
-      launch("fake_quant_backward", ctx, {1, kSumThreads}, finish_sum_kernel<WriteFactor>,
-             static_cast<const double*>(of_row), row_count, WriteFactor{elements<float>(dfactor)});
+      launch_dependent("fake_quant_backward", ctx, {1, kSumThreads}, finish_sum_kernel<WriteFactor>,
+                       static_cast<const double*>(of_row), row_count,
+                       WriteFactor{elements<float>(dfactor), elements<const float>(factor)});
   });
 }
 

@@ -1,7 +1,7 @@
 // LayerNorm, Ba et al. 2016:
 //   y = n * w + b,  n = (x - mean) * rstd,  rstd = 1 / sqrt(var_c(x) + eps), biased variance
 //   dx = rstd (w dy - mean_c(w dy) - n mean_c(w dy n)),  dw = sum_r(dy n),  db = sum_r(dy)
-#include "cuda/row.cuh"
+#include "cuda/row_sums.cuh"
 
 namespace cbq::cuda {
 namespace {
@@ -11,15 +11,15 @@ template <class S, class T>
 __device__ float2 moments(const RowIn<S, T>& in, std::int64_t cols, float eps) {
   float sum = 0, squares = 0;
   walk<S>(cols, [&](int i, auto c) {
-    const Pack<T, S::kPack> v = in.at(i, c);
+    const Pack<float, S::kPack> v = in.at(i, c);
 #pragma unroll
-    for (int k = 0; k < S::kPack; ++k) sum += to_float(v.v[k]);
+    for (int k = 0; k < S::kPack; ++k) sum += v.v[k];
   });
   const float mean = row_reduce<S>(sum, Sum()) / float(cols);
   walk<S>(cols, [&](int i, auto c) {
-    const Pack<T, S::kPack> v = in.at(i, c);
+    const Pack<float, S::kPack> v = in.at(i, c);
 #pragma unroll
-    for (int k = 0; k < S::kPack; ++k) squares += (to_float(v.v[k]) - mean) * (to_float(v.v[k]) - mean);
+    for (int k = 0; k < S::kPack; ++k) squares += (v.v[k] - mean) * (v.v[k] - mean);
   });
   return {mean, 1 / sqrtf(row_reduce<S>(squares, Sum()) / float(cols) + eps)};
 }
@@ -28,17 +28,17 @@ __device__ float2 moments(const RowIn<S, T>& in, std::int64_t cols, float eps) {
 template <class S, class T>
 __global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
     forward_kernel(Rows<T> y, float* mean, float* rstd, Rows<const T> x, const T* w, const T* b, float eps) {
+  await_previous();
   constexpr int N = S::kPack;
   take_row<S>(x.rows, [&](std::int64_t r) {
     const RowIn<S, T> in(row_of(x, r), x.cols);
     const float2 of_row = moments(in, x.cols, eps);
     const float m = of_row.x, s = of_row.y;
     walk<S>(x.cols, [&](int i, auto c) {
-      const Pack<T, N> v = in.at(i, c), weight = load_pack<N>(w + c), bias = load_pack<N>(b + c);
+      const Pack<float, N> v = in.at(i, c), weight = load_floats<N>(w + c), bias = load_floats<N>(b + c);
       Pack<T, N> out;
 #pragma unroll
-      for (int k = 0; k < N; ++k)
-        out.v[k] = from_float<T>((to_float(v.v[k]) - m) * s * to_float(weight.v[k]) + to_float(bias.v[k]));
+      for (int k = 0; k < N; ++k) out.v[k] = from_float<T>((v.v[k] - m) * s * weight.v[k] + bias.v[k]);
       store_pack(row_of(y, r) + c, out);
     });
     if (mean && threadIdx.x == 0) mean[r] = m;
@@ -60,8 +60,9 @@ struct Inputs {
 // Floor: dy and x read, dx written.
 template <class S, class T, WeightGrad kWeight>
 __global__ void __launch_bounds__(S::kBlockThreads,
-                                  kWeight == WeightGrad::skipped ? S::kBlocksPerSm : S::kWalkingBlocksPerSm)
+                                  kWeight == WeightGrad::skipped ? S::kBlocksPerSm : kWalkingBlocksPerSm<S>)
     backward_kernel(Rows<T> dx, float* partial_w, float* partial_b, Inputs<T> a) {
+  await_previous();
   constexpr int N = S::kPack;
   const std::int64_t cols = a.x.cols;
   [[maybe_unused]] float dw[S::kElements] = {}, db[S::kElements] = {};
@@ -70,25 +71,24 @@ __global__ void __launch_bounds__(S::kBlockThreads,
     const float m = a.mean[r], s = a.rstd[r];
     float sums[2] = {};  // of w dy and w dy n
     walk<S>(cols, [&](int i, auto c) {
-      const Pack<T, N> g = grad.at(i, c), v = in.at(i, c), weight = load_pack<N>(a.w + c);
+      const Pack<float, N> g = grad.at(i, c), v = in.at(i, c), weight = load_floats<N>(a.w + c);
 #pragma unroll
       for (int k = 0; k < N; ++k) {
-        const float wg = to_float(weight.v[k]) * to_float(g.v[k]);
+        const float wg = weight.v[k] * g.v[k];
         sums[0] += wg;
-        sums[1] += wg * ((to_float(v.v[k]) - m) * s);
+        sums[1] += wg * ((v.v[k] - m) * s);
       }
     });
     row_reduce<S>(sums, Sum());
     const float mean_g = sums[0] / float(cols), mean_gn = sums[1] / float(cols);
     walk<S>(cols, [&](int i, auto c) {
-      const Pack<T, N> g = grad.at(i, c), v = in.at(i, c), weight = load_pack<N>(a.w + c);
+      const Pack<float, N> g = grad.at(i, c), v = in.at(i, c), weight = load_floats<N>(a.w + c);
       Pack<T, N> out;
 #pragma unroll
       for (int k = 0; k < N; ++k) {
-        const float n = (to_float(v.v[k]) - m) * s;
-        out.v[k] = from_float<T>(s * (to_float(weight.v[k]) * to_float(g.v[k]) - mean_g - n * mean_gn));
-        if constexpr (kWeight == WeightGrad::summed)
-          dw[i * N + k] += to_float(g.v[k]) * n, db[i * N + k] += to_float(g.v[k]);
+        const float n = (v.v[k] - m) * s;
+        out.v[k] = from_float<T>(s * (weight.v[k] * g.v[k] - mean_g - n * mean_gn));
+        if constexpr (kWeight == WeightGrad::summed) dw[i * N + k] += g.v[k] * n, db[i * N + k] += g.v[k];
       }
       if (dx.data) store_pack(row_of(dx, r) + c, out);
     });
@@ -120,19 +120,19 @@ template <class S, class T>
 void backward(Context& ctx, Rows<T> dx, T* dw, T* db, const Inputs<T>& a) {
   constexpr const char* kName = "layer_norm_backward";
   const std::int64_t row_count = a.x.rows, cols = a.x.cols;
-  if constexpr (S::kHeld) {
+  if constexpr (kWalks<S>) {
     if (dw || db) {
-      const LaunchShape shape = S::walkers(row_count);
-      const std::int64_t walkers = std::int64_t(shape.blocks.x) * S::kRowsPerBlock;
-      const Storage storage(ctx.allocator, 2 * walkers * cols * std::int64_t(sizeof(float)));
-      float *of_w = static_cast<float*>(storage.data()), *of_b = of_w + walkers * cols;
-      launch(kName, ctx, shape, backward_kernel<S, T, WeightGrad::summed>, dx, of_w, of_b, a);
-      sum_partial(kName, ctx, dw, of_w, walkers, cols);
-      return sum_partial(kName, ctx, db, of_b, walkers, cols);
+      const LaunchShape shape = walkers<S>(row_count);
+      const std::int64_t count = std::int64_t(shape.blocks.x) * S::kRowsPerBlock;
+      const Storage storage(ctx.allocator, 2 * count * cols * std::int64_t(sizeof(float)));
+      float *of_w = static_cast<float*>(storage.data()), *of_b = of_w + count * cols;
+      launch_dependent(kName, ctx, shape, backward_kernel<S, T, WeightGrad::summed>, dx, of_w, of_b, a);
+      return sum_partial<T>(kName, ctx, {{dw, db}, of_w, count, cols});
     }
   }
   if (dx.data && row_count > 0)
-    launch(kName, ctx, S::rows(row_count), backward_kernel<S, T, WeightGrad::skipped>, dx, nullptr, nullptr, a);
+    launch_dependent(kName, ctx, S::rows(row_count), backward_kernel<S, T, WeightGrad::skipped>, dx, nullptr, nullptr,
+                     a);
   sum_columns(kName, ctx, dw, row_count, cols, WeightTerm<T>{a});
   sum_columns(kName, ctx, db, row_count, cols, BiasTerm<T>{a.dy});
 }
@@ -146,8 +146,8 @@ void layer_norm_forward(Context& ctx, View y, View mean, View rstd, View x, View
     const Rows<const T> in = rows<const T>(x);
     const T *weight = elements<const T>(w), *bias = elements<const T>(b);
     const auto run = [&]<class S>(S) {
-      launch("layer_norm_forward", ctx, S::rows(in.rows), forward_kernel<S, T>, out, elements<float>(mean),
-             elements<float>(rstd), in, weight, bias, float(eps));
+      launch_dependent("layer_norm_forward", ctx, S::rows(in.rows), forward_kernel<S, T>, out, elements<float>(mean),
+                       elements<float>(rstd), in, weight, bias, float(eps));
     };
     dispatch_row<T>(in.cols, run, out, in, as_row(weight, in.cols), as_row(bias, in.cols));
   });

@@ -83,6 +83,21 @@ bool is_sync_asked_for() {
   return value && value[0] == '1';
 }
 
+__global__ void probe_kernel() {}
+
+// Whether kernels run from code that has griddepcontrol: a newer GPU may also run what was compiled for an older one.
+bool has_dependent_launch() {
+  cudaFuncAttributes attributes{};
+  CUDA_CHECK(cudaFuncGetAttributes(&attributes, probe_kernel));
+  return attributes.ptxVersion >= 90;
+}
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
+  return value;
+}
+
 LtHandle make_blas() {
   cublasLtHandle_t handle = nullptr;
   check(cublasLtCreate(&handle), "cublasLtCreate");
@@ -97,6 +112,8 @@ CudaContext::CudaContext(int device, Stream made, FreshMemory fresh)
     : Context(Device::cuda, device_name(device), kKernels, std::make_shared<PoolAllocator>(device, made.get(), fresh),
               std::make_shared<PinnedAllocator>()),
       waits(is_sync_asked_for()),
+      overlaps_launches(has_dependent_launch()),
+      multiprocessors(attribute(cudaDevAttrMultiProcessorCount, device)),
       stream(std::move(made)),
       blas(make_blas()),
       workspace(allocator, kWorkspaceBytes) {}

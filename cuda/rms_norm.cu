@@ -1,7 +1,7 @@
 // RMSNorm, Zhang & Sennrich 2019, eq. 4:
 //   y = x * rstd * w,  rstd = 1 / sqrt(mean_c(x^2) + eps)
 //   dx = rstd (w dy - x rstd^2 mean_c(w dy x)),  dw = sum_r(dy x rstd)
-#include "cuda/row.cuh"
+#include "cuda/row_sums.cuh"
 
 namespace cbq::cuda {
 namespace {
@@ -10,21 +10,22 @@ namespace {
 template <class S, class T>
 __global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
     forward_kernel(Rows<T> y, float* rstd, Rows<const T> x, const T* w, float eps) {
+  await_previous();
   constexpr int N = S::kPack;
   take_row<S>(x.rows, [&](std::int64_t r) {
     const RowIn<S, T> in(row_of(x, r), x.cols);
     float squares = 0;
     walk<S>(x.cols, [&](int i, auto c) {
-      const Pack<T, N> v = in.at(i, c);
+      const Pack<float, N> v = in.at(i, c);
 #pragma unroll
-      for (int k = 0; k < N; ++k) squares += to_float(v.v[k]) * to_float(v.v[k]);
+      for (int k = 0; k < N; ++k) squares += v.v[k] * v.v[k];
     });
     const float s = 1 / sqrtf(row_reduce<S>(squares, Sum()) / float(x.cols) + eps);
     walk<S>(x.cols, [&](int i, auto c) {
-      const Pack<T, N> v = in.at(i, c), weight = load_pack<N>(w + c);
+      const Pack<float, N> v = in.at(i, c), weight = load_floats<N>(w + c);
       Pack<T, N> out;
 #pragma unroll
-      for (int k = 0; k < N; ++k) out.v[k] = from_float<T>(to_float(v.v[k]) * s * to_float(weight.v[k]));
+      for (int k = 0; k < N; ++k) out.v[k] = from_float<T>(v.v[k] * s * weight.v[k]);
       store_pack(row_of(y, r) + c, out);
     });
     if (rstd && threadIdx.x == 0) rstd[r] = s;
@@ -37,26 +38,27 @@ enum class WeightGrad { skipped, summed };
 // Floor: dy and x read, dx written.
 template <class S, class T, WeightGrad kWeight>
 __global__ void __launch_bounds__(S::kBlockThreads,
-                                  kWeight == WeightGrad::skipped ? S::kBlocksPerSm : S::kWalkingBlocksPerSm)
+                                  kWeight == WeightGrad::skipped ? S::kBlocksPerSm : kWalkingBlocksPerSm<S>)
     backward_kernel(Rows<T> dx, float* partial, Rows<const T> dy, Rows<const T> x, const T* w, const float* rstd) {
+  await_previous();
   constexpr int N = S::kPack;
   [[maybe_unused]] float dw[S::kElements] = {};
   const auto take = [&](std::int64_t r) {
     const RowIn<S, T> grad(row_of(dy, r), x.cols), in(row_of(x, r), x.cols);
     float dot = 0;
     walk<S>(x.cols, [&](int i, auto c) {
-      const Pack<T, N> g = grad.at(i, c), v = in.at(i, c), weight = load_pack<N>(w + c);
+      const Pack<float, N> g = grad.at(i, c), v = in.at(i, c), weight = load_floats<N>(w + c);
 #pragma unroll
-      for (int k = 0; k < N; ++k) dot += to_float(weight.v[k]) * to_float(g.v[k]) * to_float(v.v[k]);
+      for (int k = 0; k < N; ++k) dot += weight.v[k] * g.v[k] * v.v[k];
     });
     const float s = rstd[r], mean = row_reduce<S>(dot, Sum()) / float(x.cols) * s * s;
     walk<S>(x.cols, [&](int i, auto c) {
-      const Pack<T, N> g = grad.at(i, c), v = in.at(i, c), weight = load_pack<N>(w + c);
+      const Pack<float, N> g = grad.at(i, c), v = in.at(i, c), weight = load_floats<N>(w + c);
       Pack<T, N> out;
 #pragma unroll
       for (int k = 0; k < N; ++k) {
-        out.v[k] = from_float<T>(s * (to_float(weight.v[k]) * to_float(g.v[k]) - to_float(v.v[k]) * mean));
-        if constexpr (kWeight == WeightGrad::summed) dw[i * N + k] += to_float(g.v[k]) * to_float(v.v[k]) * s;
+        out.v[k] = from_float<T>(s * (weight.v[k] * g.v[k] - v.v[k] * mean));
+        if constexpr (kWeight == WeightGrad::summed) dw[i * N + k] += g.v[k] * v.v[k] * s;
       }
       if (dx.data) store_pack(row_of(dx, r) + c, out);
     });
@@ -81,18 +83,19 @@ struct WeightTerm {
 template <class S, class T>
 void backward(Context& ctx, Rows<T> dx, T* dw, Rows<const T> dy, Rows<const T> x, const T* w, const float* rstd) {
   constexpr const char* kName = "rms_norm_backward";
-  if constexpr (S::kHeld) {
+  if constexpr (kWalks<S>) {
     if (dw) {
-      const LaunchShape shape = S::walkers(x.rows);
-      const std::int64_t walkers = std::int64_t(shape.blocks.x) * S::kRowsPerBlock;
-      const Storage storage(ctx.allocator, walkers * x.cols * std::int64_t(sizeof(float)));
+      const LaunchShape shape = walkers<S>(x.rows);
+      const std::int64_t count = std::int64_t(shape.blocks.x) * S::kRowsPerBlock;
+      const Storage storage(ctx.allocator, count * x.cols * std::int64_t(sizeof(float)));
       float* partial = static_cast<float*>(storage.data());
-      launch(kName, ctx, shape, backward_kernel<S, T, WeightGrad::summed>, dx, partial, dy, x, w, rstd);
-      return sum_partial(kName, ctx, dw, partial, walkers, x.cols);
+      launch_dependent(kName, ctx, shape, backward_kernel<S, T, WeightGrad::summed>, dx, partial, dy, x, w, rstd);
+      return sum_partial<T>(kName, ctx, {{dw, nullptr}, partial, count, x.cols});
     }
   }
   if (dx.data && x.rows > 0)
-    launch(kName, ctx, S::rows(x.rows), backward_kernel<S, T, WeightGrad::skipped>, dx, nullptr, dy, x, w, rstd);
+    launch_dependent(kName, ctx, S::rows(x.rows), backward_kernel<S, T, WeightGrad::skipped>, dx, nullptr, dy, x, w,
+                     rstd);
   sum_columns(kName, ctx, dw, x.rows, x.cols, WeightTerm<T>{dy, x, rstd});
 }
 
@@ -105,8 +108,8 @@ void rms_norm_forward(Context& ctx, View y, View rstd, View x, View w, double ep
     const Rows<const T> in = rows<const T>(x);
     const T* weight = elements<const T>(w);
     const auto run = [&]<class S>(S) {
-      launch("rms_norm_forward", ctx, S::rows(in.rows), forward_kernel<S, T>, out, elements<float>(rstd), in, weight,
-             float(eps));
+      launch_dependent("rms_norm_forward", ctx, S::rows(in.rows), forward_kernel<S, T>, out, elements<float>(rstd), in,
+                       weight, float(eps));
     };
     dispatch_row<T>(in.cols, run, out, in, as_row(weight, in.cols));
   });

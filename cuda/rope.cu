@@ -17,6 +17,7 @@ __device__ T* head_at(const Heads<T>& x, std::int64_t b, std::int64_t t, unsigne
 // batches come from the grid and cost no division.
 template <int N, class T>
 __global__ void rope_kernel(Heads<T> y, Heads<const T> x, Rows<const float> cos, Rows<const float> sin, float sign) {
+  await_previous();
   const std::int64_t half = x.dim / 2;
   const unsigned per_head = unsigned(half / N), count = unsigned(x.heads) * per_head;
   for (std::int64_t b = blockIdx.y; b < x.batch; b += gridDim.y)
@@ -26,13 +27,13 @@ __global__ void rope_kernel(Heads<T> y, Heads<const T> x, Rows<const float> cos,
         const unsigned h = i / per_head, first = (i - h * per_head) * N;
         const T* in = head_at(x, b, t, h) + first;
         T* out = head_at(y, b, t, h) + first;
-        const Pack<T, N> low = load_pack<N>(in), high = load_pack<N>(in + half);
+        const Pack<float, N> low = load_floats<N>(in), high = load_floats<N>(in + half);
         const Pack<float, N> c = load_pack<N>(cos.data + t * cos.stride + first),
                              s = load_pack<N>(sin.data + t * sin.stride + first);
         Pack<T, N> to_low, to_high;
 #pragma unroll
         for (int k = 0; k < N; ++k) {
-          const float u = to_float(low.v[k]), v = to_float(high.v[k]), turn = sign * s.v[k];
+          const float u = low.v[k], v = high.v[k], turn = sign * s.v[k];
           to_low.v[k] = from_float<T>(u * c.v[k] - v * turn);
           to_high.v[k] = from_float<T>(v * c.v[k] + u * turn);
         }
@@ -59,7 +60,7 @@ void run(Context& ctx, const Heads<T>& y, const Heads<const T>& x, Rows<const fl
   const std::int64_t along = std::min<std::int64_t>((x.tokens + tokens_per_block - 1) / tokens_per_block, INT32_MAX);
   const LaunchShape shape = {dim3(unsigned(along), unsigned(std::min<std::int64_t>(x.batch, 65535))),
                              dim3(unsigned(across), unsigned(tokens_per_block))};
-  launch("rope", ctx, shape, rope_kernel<N, T>, y, x, cos, sin, sign);
+  launch_dependent("rope", ctx, shape, rope_kernel<N, T>, y, x, cos, sin, sign);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 // cuda/rounding_backward.cu, the layout in cuda/rounding_factors.cuh.
 #include "cuda/rounding_factors.cuh"
 
+#include <cmath>
+
 #include "cuda/rounding_factors.h"
 #include "cuda/rounding_sums.cuh"
 #include "cuda/rounding_terms.cuh"
@@ -9,12 +11,16 @@
 namespace cbq::cuda {
 namespace {
 
-// Steps of w on their way while one is rounded, where nothing else is read.
-constexpr int kAheadOfValues = 2;
+// Steps of w on their way while one is rounded, and blocks a multiprocessor: where nothing else is read three blocks
+// with two steps each fit the registers, or four with one.
+constexpr int kAheadOfCodes = 2, kBlocksOfCodes = 3;
+constexpr int kAheadOfValues = 1, kBlocksOfValues = 4;
 
 // Floor: w read, w_hat written, 4 bytes a weight.
 template <Rounder kRounder>
-__global__ void __launch_bounds__(kFactorThreads, 3) values_kernel(Rows<bf16> w_hat, FactorWeights weights) {
+__global__ void __launch_bounds__(kFactorThreads, kBlocksOfValues)
+    values_kernel(Rows<bf16> w_hat, FactorWeights weights) {
+  await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<kRounder> tile(weights, shared, Scaled::no);
   __syncthreads();
@@ -41,22 +47,24 @@ __global__ void __launch_bounds__(kFactorThreads, 3) values_kernel(Rows<bf16> w_
 
 // Floor: w read, codes written, 3 bytes a weight.
 template <Rounder kRounder>
-__global__ void __launch_bounds__(kFactorThreads, 3) codes_kernel(Rows<std::uint8_t> codes, FactorWeights weights) {
+__global__ void __launch_bounds__(kFactorThreads, kBlocksOfCodes)
+    codes_kernel(Rows<std::uint8_t> codes, FactorWeights weights) {
+  await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<kRounder> tile(weights, shared, Scaled::no);
   __syncthreads();
-  tile.template each_step<kAheadOfValues>(NoRows(),
-                                          [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
+  tile.template each_step<kAheadOfCodes>(NoRows(),
+                                         [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
 #pragma unroll
-                                            for (int half = 0; half < 2; ++half) {
-                                              const int r = row + tile.g + 8 * half;
-                                              const Step step = tile.step_of(row + 8 * half);
-                                              Rounded x[8];
-                                              tile.round_row(x, step, w[half], d, half);
-                                              if (tile.active && r < tile.rows)
-                                                store_codes(row_of(codes, tile.first_row + r) + tile.c, x, step);
-                                            }
-                                          });
+                                           for (int half = 0; half < 2; ++half) {
+                                             const int r = row + tile.g + 8 * half;
+                                             const Step step = tile.step_of(row + 8 * half);
+                                             Rounded x[8];
+                                             tile.round_row(x, step, w[half], d, half);
+                                             if (tile.active && r < tile.rows)
+                                               store_codes(row_of(codes, tile.first_row + r) + tile.c, x, step);
+                                           }
+                                         });
 }
 
 // What the blocks leave for finish_sums. Kinds of sums of a row: da1, then dscale and the sum in dzero.
@@ -117,6 +125,7 @@ __global__ void __launch_bounds__(kFactorThreads, 2)
     gradient_kernel(Rows<bf16> dw, FactorSums partial, FactorWeights weights, Rows<const bf16> dw_hat, Term term) {
   constexpr bool kEverything = kWanted == Wanted::everything;
   constexpr int kParts = kRounder == Rounder::straight_through ? 1 : 2;  // bf16 that hold doffset / unit
+  await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<kRounder> tile(weights, shared, Scaled::yes);
   const int g = tile.g, t = tile.t, rank = int(weights.a1.cols), kinds = rank + 2;
@@ -233,22 +242,23 @@ __global__ void __launch_bounds__(kFactorThreads, 2)
 // Floor: w read. The sum of a thread is over at most 256 weights, in float; across threads in double.
 __global__ void __launch_bounds__(kFactorThreads)
     regulariser_kernel(double* of_block, FactorWeights weights, float beta) {
+  await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<Rounder::sigmoid> tile(weights, shared, Scaled::no);
   __syncthreads();
   float sum = 0;
-  tile.template each_step<kAheadOfValues>(NoRows(),
-                                          [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
+  tile.template each_step<kAheadOfCodes>(NoRows(),
+                                         [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
 #pragma unroll
-                                            for (int half = 0; half < 2; ++half) {
-                                              Rounded x[8];
-                                              tile.round_row(x, tile.step_of(row + 8 * half), w[half], d, half);
-                                              if (!tile.active || row + tile.g + 8 * half >= tile.rows) continue;
+                                           for (int half = 0; half < 2; ++half) {
+                                             Rounded x[8];
+                                             tile.round_row(x, tile.step_of(row + 8 * half), w[half], d, half);
+                                             if (!tile.active || row + tile.g + 8 * half >= tile.rows) continue;
 #pragma unroll
-                                              for (int n = 0; n < 8; ++n)
-                                                sum += 1 - power_of_distance(clip_nan(x[n].raw, 0, 1), beta);
-                                            }
-                                          });
+                                             for (int n = 0; n < 8; ++n)
+                                               sum += 1 - power_of_distance(clip_nan(x[n].raw, 0, 1), beta);
+                                           }
+                                         });
   const double total = block_reduce<kFactorThreads>(double(sum), Sum());
   if (threadIdx.x == 0) of_block[blockIdx.x] = total;
 }
@@ -290,11 +300,24 @@ std::int64_t row_tiles(const FactorWeights& x) {
   return (x.w.rows + x.tile_rows - 1) / x.tile_rows;
 }
 
+// The same weights in tiles of a height for which all waves of blocks are full, the last one too, or nearly.
+FactorWeights with_full_waves(FactorWeights x, int blocks_at_once) {
+  double best = 0;
+  for (int rows = x.tile_rows; rows >= 96; rows -= 32) {
+    FactorWeights trial = x;
+    trial.tile_rows = rows;
+    const double waves = double(row_tiles(trial) * x.col_tiles) / blocks_at_once;
+    const double full = waves / std::ceil(waves) * double(x.w.rows) / double(row_tiles(trial) * rows);
+    if (full > best + 0.005) best = full, x.tile_rows = rows;  // a higher tile costs less where both are as full
+  }
+  return x;
+}
+
 template <class Kernel, class... Args>
 void launch_tiles(const char* name, Context& ctx, const FactorWeights& x, std::size_t shared_bytes, Kernel* kernel,
                   Args&&... args) {
-  launch(name, ctx, {unsigned(row_tiles(x) * x.col_tiles), kFactorThreads, shared_bytes}, kernel,
-         std::forward<Args>(args)...);
+  launch_dependent(name, ctx, {unsigned(row_tiles(x) * x.col_tiles), kFactorThreads, shared_bytes}, kernel,
+                   std::forward<Args>(args)...);
 }
 
 // The view, or a copy of it whose rows can be read in packs of 8.
@@ -361,7 +384,8 @@ bool takes_factors(const WeightQuantiser& q) {
 
 void factor_values(Context& ctx, View w_hat, const WeightQuantiser& quantiser) {
   Tensor scratch;
-  const FactorWeights x = make_weights(packed_weights(ctx, scratch, quantiser));
+  const FactorWeights x = with_full_waves(make_weights(packed_weights(ctx, scratch, quantiser)),
+                                          cuda_context(ctx).multiprocessors * kBlocksOfValues);
   packed_output<bf16>(ctx, w_hat, [&](const View& to) {
     dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
       launch_tiles("quantise_weight_forward", ctx, x, table_bytes(x, Scaled::no), values_kernel<kRounder>,

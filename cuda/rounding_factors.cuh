@@ -28,7 +28,7 @@ struct FactorWeights {
   Rows<const float> scale, start, zero, a1, a2;  // start: s0
   float last;                                    // largest code
   std::int64_t group, col_tiles;  // columns that share a step, a multiple of 32 or all; tiles side by side
-  int tile_rows, tile_groups;     // rows of a tile, 256 or 128; groups that its columns touch, at most
+  int tile_rows, tile_groups;     // rows of a tile, a multiple of 32; groups that its columns touch, at most
 };
 
 // x as the sum of two bf16, for two neighbours.
@@ -135,6 +135,10 @@ class FactorTile {
     tables.steps =
         reinterpret_cast<StoredStep*>(tables.scaled + (scaled == Scaled::yes ? q.tile_groups * 2 * q.tile_rows : 0));
     tables.sums = reinterpret_cast<float*>(tables.steps + q.tile_groups * q.tile_rows);
+    // The first step's weights are on their way to the L2 cache while the tables are filled.
+    if (active)
+      for (int half = 0; half < 2; ++half)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(row_of(q.w, first_row + min(g + 8 * half, rows - 1)) + c));
     const int group = group_of(warp);
     right_ = keep(shared_address(tables.right + threadIdx.x));
     left_ = keep(shared_address(tables.left + 4 * g + t));

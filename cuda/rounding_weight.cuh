@@ -14,12 +14,6 @@
 
 namespace cbq::cuda {
 
-// Rows::row and its operator() are host functions.
-template <class T>
-__device__ T* row_of(const Rows<T>& x, std::int64_t r) {
-  return x.data + r * x.stride;
-}
-
 // min and max that keep NaN.
 __device__ inline float min_nan(float a, float b) {
   float y;

@@ -48,6 +48,7 @@ constexpr std::int64_t kSumBlocks = 1024;  // at most
 
 template <class Term>
 __global__ void sum_kernel(double* of_block, std::int64_t count, Term term) {
+  await_previous();
   float sum = 0;  // of at most count / 2^18 terms; across threads in double
   for (std::int64_t i = blockIdx.x * std::int64_t(kSumThreads) + threadIdx.x; i < count;
        i += std::int64_t(gridDim.x) * kSumThreads)
@@ -58,6 +59,7 @@ __global__ void sum_kernel(double* of_block, std::int64_t count, Term term) {
 
 template <class Finish>
 __global__ void finish_sum_kernel(const double* of_block, std::int64_t blocks, Finish finish) {
+  await_previous();
   double sum = 0;
   for (std::int64_t i = threadIdx.x; i < blocks; i += kSumThreads) sum += of_block[i];
   const double total = block_reduce<kSumThreads>(sum, Sum());
@@ -71,8 +73,8 @@ void sum_all(const char* name, Context& ctx, std::int64_t count, const Term& ter
   const std::int64_t blocks = needed < 1 ? 1 : needed < kSumBlocks ? needed : kSumBlocks;
   const Storage partial(ctx.allocator, blocks * std::int64_t(sizeof(double)));
   double* of_block = static_cast<double*>(partial.data());
-  launch(name, ctx, {unsigned(blocks), kSumThreads}, sum_kernel<Term>, of_block, count, term);
-  launch(name, ctx, {1, kSumThreads}, finish_sum_kernel<Finish>, static_cast<const double*>(of_block), blocks, finish);
+  launch_dependent(name, ctx, {unsigned(blocks), kSumThreads}, sum_kernel<Term>, of_block, count, term);
+  launch_dependent(name, ctx, {1, kSumThreads}, finish_sum_kernel<Finish>, static_cast<const double*>(of_block), blocks, finish);
 }
 
 // Rows that one thread of column_sum_kernel adds up.
@@ -80,6 +82,7 @@ constexpr std::int64_t kRowsPerSum = 64;
 
 template <class Term>
 __global__ void column_sum_kernel(float* partial, std::int64_t rows, std::int64_t cols, Term term) {
+  await_previous();
   const std::int64_t c = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x, first = blockIdx.y * kRowsPerSum;
   if (c >= cols) return;
   const std::int64_t last = first + kRowsPerSum < rows ? first + kRowsPerSum : rows;
@@ -90,6 +93,7 @@ __global__ void column_sum_kernel(float* partial, std::int64_t rows, std::int64_
 
 template <class T>
 __global__ void finish_column_sum_kernel(T* y, const float* partial, std::int64_t chunks, std::int64_t cols) {
+  await_previous();
   const std::int64_t c = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x;
   if (c >= cols) return;
   float sum = 0;
@@ -108,8 +112,8 @@ void sum_columns(const char* name, Context& ctx, T* y, std::int64_t rows, std::i
   float* partial = static_cast<float*>(storage.data());
   const unsigned across = unsigned((cols + kThreads - 1) / kThreads);
   if (chunks > 0)
-    launch(name, ctx, {dim3(across, unsigned(chunks)), kThreads}, column_sum_kernel<Term>, partial, rows, cols, term);
-  launch(name, ctx, {across, kThreads}, finish_column_sum_kernel<T>, y, static_cast<const float*>(partial), chunks,
+    launch_dependent(name, ctx, {dim3(across, unsigned(chunks)), kThreads}, column_sum_kernel<Term>, partial, rows, cols, term);
+  launch_dependent(name, ctx, {across, kThreads}, finish_column_sum_kernel<T>, y, static_cast<const float*>(partial), chunks,
          cols);
 }
 

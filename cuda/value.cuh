@@ -23,6 +23,20 @@ __device__ T from_float(float x) {
     return x;
 }
 
+// Rows::row and its operator() are host functions.
+template <class T>
+__device__ T* row_of(const Rows<T>& x, std::int64_t r) {
+  return x.data + r * x.stride;
+}
+
+// e^x in three instructions: 2^(x log2 e) by the special function unit. The relative error is at most 2^-22 + 8e-8 |x|,
+// so for x <= 0 the error is below 3e-7 of e^0. Subnormal results are 0; infinities and NaN are as expf gives them.
+__device__ inline float fast_exp(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f));
+  return y;
+}
+
 // N neighbours, loaded and stored by instructions of up to 16 bytes.
 template <class T, int N>
 struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
@@ -32,6 +46,45 @@ struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
 template <int N, class T>
 __device__ Pack<std::remove_const_t<T>, N> load_pack(const T* from) {
   return *reinterpret_cast<const Pack<std::remove_const_t<T>, N>*>(from);
+}
+// From the words that the pack came in: taken apart into halves first, a pair of bf16 costs an instruction more.
+template <class T, int N>
+__device__ Pack<float, N> to_floats(const Pack<T, N>& pack) {
+  Pack<float, N> y;
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    unsigned words[N / 2];
+    memcpy(words, &pack, sizeof(pack));
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      y.v[2 * i] = __uint_as_float(words[i] << 16);
+      y.v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < N; ++k) y.v[k] = to_float(pack.v[k]);
+  }
+  return y;
+}
+// The largest element; a NaN is passed over unless all are.
+template <class T, int N>
+__device__ float largest_of(const Pack<T, N>& pack) {
+  float y;
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    unsigned words[N / 2];
+    memcpy(words, &pack, sizeof(pack));
+#pragma unroll
+    for (int i = 1; i < N / 2; ++i) asm("max.bf16x2 %0, %0, %1;" : "+r"(words[0]) : "r"(words[i]));
+    y = fmaxf(__uint_as_float(words[0] << 16), __uint_as_float(words[0] & 0xffff0000u));
+  } else {
+    y = to_float(pack.v[0]);
+#pragma unroll
+    for (int k = 1; k < N; ++k) y = fmaxf(y, to_float(pack.v[k]));
+  }
+  return y;
+}
+template <int N, class T>
+__device__ Pack<float, N> load_floats(const T* from) {
+  return to_floats(load_pack<N>(from));
 }
 // Through integers as wide as the store: nvcc writes a struct of bf16 two bytes at a time, which takes four times as
 // long.
@@ -57,6 +110,12 @@ template <int N, class T>
 bool packs(const Rows<T>& x) {
   return reinterpret_cast<std::uintptr_t>(x.data) % (N * sizeof(T) < 16 ? N * sizeof(T) : 16) == 0 && x.cols % N == 0 &&
          x.stride % N == 0;
+}
+
+// Whether every row of m can be walked in packs of N elements, or m is not there.
+template <int N, class M>
+bool packs_if_any(const M& m) {
+  return !m.data || packs<N>(m);
 }
 
 // Calls fn.template operator()<float>() or <bf16>(): the two types this backend computes with.

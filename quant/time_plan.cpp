@@ -9,9 +9,9 @@
 namespace cbq {
 namespace {
 
-// Share of the product's speed that whole steps reach, and the least time of one: launches of some hundred kernels
+// Share of the product's speed that whole steps reach, and the least time of one: some hundred small kernels
 // (docs/kernels.md, `bench/window`).
-constexpr double kShare = 0.75, kLeastStepOnGpu = 3e-3;
+constexpr double kShare = 0.75, kLeastStepOnGpu = 1e-3;
 
 struct BlockFlops {
   double linear, attention;  // of one forward of one sample
