@@ -113,7 +113,7 @@ std::vector<float> Generator::next_logits(std::span<const std::int32_t> ids) {
   }
   tokens_ += count;
   const Var last = final_hidden(ctx_, config, model_.outer(), x.value.slice(0, count - 1, count));
-  return to_host<float>(ctx_, logits(ctx_, model_.outer(), last).value);
+  return to_host<float>(ctx_, logits(ctx_, model_.outer(), last.value));
 }
 
 std::string generate(Context& ctx, const Model& model, const Tokenizer& tokenizer, std::string_view prompt,

@@ -1,5 +1,7 @@
 #include "models/model.h"
 
+#include "core/kernels.h"
+
 namespace cbq {
 namespace {
 
@@ -56,8 +58,11 @@ Var final_hidden(Context& ctx, const ModelConfig& config, const OuterWeights& ou
   return outer.project_out.value ? ops::linear(ctx, y, outer.project_out) : y;
 }
 
-Var logits(Context& ctx, const OuterWeights& outer, const Var& final_hidden) {
-  return ops::linear(ctx, final_hidden, outer.lm_head);
+Tensor logits(Context& ctx, const OuterWeights& outer, const Tensor& final_hidden) {
+  const Tensor& head = outer.lm_head.value;
+  Tensor y(ctx, {final_hidden.rows(), head.rows()}, statistics_dtype(final_hidden.dtype()));
+  ctx.kernels->matmul(ctx, y, final_hidden, Trans::no, head, Trans::yes, View(), Write::set);
+  return y;
 }
 
 Model::Model(Context& ctx, const std::filesystem::path& folder, DType compute)

@@ -24,9 +24,11 @@ struct OuterWeights {
 // ids (R) i32 in [0, V), R = batch * tokens, positions from `begin` -> (R, C).
 Var embed(Context& ctx, const ModelConfig& config, const OuterWeights& outer, const Tensor& ids, std::int64_t batch,
           std::int64_t begin);
-// Final norm and projection, x (R, C) -> (R, E); and the vocabulary product on top of it -> logits (R, V).
+// Final norm and projection, x (R, C) -> (R, E).
 Var final_hidden(Context& ctx, const ModelConfig& config, const OuterWeights& outer, const Var& x);
-Var logits(Context& ctx, const OuterWeights& outer, const Var& final_hidden);
+// The vocabulary product on top of it -> (R, V). In f32 also of bf16 models: rounding logits, 1/16 where they are above
+// 8, would show in perplexity and KL as if the model were worse.
+Tensor logits(Context& ctx, const OuterWeights& outer, const Tensor& final_hidden);
 
 class Model {
  public:

@@ -45,7 +45,7 @@ struct WindowSums {
 // The logits of rows [begin, end) of a window's hidden states.
 Tensor logits_of(Context& ctx, const Model& model, const Tensor& hidden, std::int64_t begin, std::int64_t end) {
   const Var x = final_hidden(ctx, model.config(), model.outer(), hidden.slice(0, begin, end));
-  return logits(ctx, model.outer(), x).value;
+  return logits(ctx, model.outer(), x.value);
 }
 
 double loss_of(Context& ctx, const Tensor& logits, const Tensor& targets, DType dtype) {

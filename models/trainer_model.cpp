@@ -169,7 +169,7 @@ Var TrainableModel::loss(Tape& tape, const Windows& windows) const {
     DenseBlock layers(config_, block);
     x = block_forward(ctx_, config_, layers, x, sequence);
   }
-  const Var y = logits(ctx_, weights.outer, final_hidden(ctx_, config_, weights.outer, x));
+  const Var y = ops::linear(ctx_, final_hidden(ctx_, config_, weights.outer, x), weights.outer.lm_head);
   return ops::cross_entropy(ctx_, y, columns(ctx_, windows, 1, tokens + 1));
 }
 

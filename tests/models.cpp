@@ -70,7 +70,7 @@ void compare(const std::filesystem::path& folder, const std::filesystem::path& g
     EXPECT_TRUE(error <= tolerance) << "last hidden state: " << error;
   }
   const double error =
-      relative_error(to_host<float>(*ctx, logits(*ctx, model.outer(), x).value), read<float>(golden, "logits"));
+      relative_error(to_host<float>(*ctx, logits(*ctx, model.outer(), x.value)), read<float>(golden, "logits"));
   EXPECT_TRUE(error <= tolerance) << "logits: " << error;
 }
 
