@@ -55,9 +55,16 @@ class Formats : public testing::Test {
 };
 
 TEST_F(Formats, OneRunWritesSeveral) {
-  result(
+  const Json report = result(
       {"run", config("out", {{"wbits", 4}, {"group_size", 32}, {"export", {"gptq", "compressed-tensors", "dense"}}})});
   const fs::path out = folder_ / "out";
+  const std::pair<const char*, fs::path> written[] = {
+      {"gptq", out}, {"compressed-tensors", out / "compressed-tensors"}, {"dense", out / "dense"}};
+  ASSERT_EQ(report["size"]["exports"].size(), std::size(written));
+  for (std::size_t i = 0; i < std::size(written); ++i)
+    EXPECT_EQ(report["size"]["exports"][i],
+              (Json{{"format", written[i].first}, {"bytes", fs::file_size(written[i].second / "model.safetensors")}}));
+  EXPECT_EQ(report["files"]["output"].size(), std::size(written));
   EXPECT_EQ(Json::parse(read_file(out / "config.json"))["quantization_config"]["quant_method"], "gptq");
   expect_same_weights(out, out / "compressed-tensors");
   expect_same_weights(out, out / "dense");

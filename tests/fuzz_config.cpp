@@ -18,7 +18,8 @@ std::string start_text() {
  "seed": 3, "device": "cpu", "threads": 2, "method": "cbq", "bits": 4, "abits": 16, "group_size": -1, "sym": false,
  "overrides": [{"match": "model.layers.0.*", "wbits": 8}, {"match": "*down_proj", "group_size": 64, "sym": true}],
  "rounding": "lora_ste", "rank": 5, "window": 2, "overlap": 1, "lr": 0.01, "schedule": null, "l2": 1, "kl": 1.5e0,
- "beta_start": 20, "cfp": "paper", "export": "dense", "eval": {"data": ["eval.jsonl"], "seqlen": 256, "windows": 64, "prompts": ["Once"]}})";
+ "beta_start": 20, "cfp": "paper", "export": "dense",
+ "eval": {"data": ["eval.jsonl"], "seqlen": 256, "windows": 64, "prompts": ["Once"]}})";
 }
 
 void check(const std::string& text, const std::vector<std::string>& settings) {

@@ -8,7 +8,7 @@ namespace cbq {
 namespace {
 
 constexpr double kLeft = 54, kRight = kChartWidth - 10, kTop = 24, kBottom = 196, kHeight = 234;
-constexpr std::size_t kManyPoints = 40;  // of a line: more are drawn smaller
+constexpr std::size_t kManyPoints = 40;  // of a colour: more are drawn smaller
 
 class Plot {
  public:
@@ -56,10 +56,17 @@ class Plot {
     return text + svg_text(kRight, kHeight - 6, "end", chart_.x.title, "axis");
   }
 
+  std::size_t points_of_colour(int colour) const {
+    std::size_t count = 0;
+    for (const Series& series : chart_.series)
+      if (series.colour == colour) count += series.points.size();
+    return count;
+  }
+
   // Lines between neighbours that are there, and dots with their numbers.
   std::string draw(const Series& series) const {
     std::string path, dots;
-    const bool is_small = series.points.size() > kManyPoints;
+    const bool is_small = points_of_colour(series.colour) > kManyPoints;
     bool is_open = false;
     for (const Point& point : series.points) {
       const double x = place_x(point.x), y = std::isfinite(point.y) ? place_y(point.y) : std::nan("");
