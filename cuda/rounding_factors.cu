@@ -15,10 +15,15 @@ namespace {
 // with two steps each fit the registers, or four with one.
 constexpr int kAheadOfCodes = 2, kBlocksOfCodes = 3;
 constexpr int kAheadOfValues = 1, kBlocksOfValues = 4;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kLeastBlocksOfValues = 3;  // four would spill a register there
+#else
+constexpr int kLeastBlocksOfValues = kBlocksOfValues;
+#endif
 
 // Floor: w read, w_hat written, 4 bytes a weight.
 template <Rounder kRounder>
-__global__ void __launch_bounds__(kFactorThreads, kBlocksOfValues)
+__global__ void __launch_bounds__(kFactorThreads, kLeastBlocksOfValues)
     values_kernel(Rows<bf16> w_hat, FactorWeights weights) {
   await_previous();
   extern __shared__ uint4 shared[];
