@@ -162,10 +162,7 @@ Weights<T> make_weights(const WeightQuantiser& q, std::int64_t columns_a_lane) {
   const std::int64_t width = 32 * columns_a_lane;
   x.group = x.w.cols / x.scale.cols;
   x.col_tiles = (x.w.cols + width - 1) / width;
-  const std::int64_t touched = width % x.group == 0   ? width / x.group
-                               : x.group % width == 0 ? 1
-                                                      : (width - 2) / x.group + 2;
-  x.tile_groups = int(std::min(touched, x.scale.cols));
+  x.tile_groups = int(groups_touched(width, x.group, x.scale.cols));
   x.tile_rows = std::min(kTileRows, kTileSteps / x.tile_groups);
   return x;
 }

@@ -10,6 +10,8 @@
 //   h = clip(f + 1.2 p (1/n - 1), 0, 1), exactly f at d = 0 where n is 1;  h' = 1.2 t (1 - t) where the clip is idle
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/value.cuh"
 
 namespace cbq::cuda {
@@ -214,6 +216,13 @@ __device__ void store_codes(std::uint8_t* to, const Rounded (&x)[N], const Step&
 }
 
 // ---- on the host
+
+// Groups of `group` columns that `width` neighbours touch, at most, where their first column is a multiple of `width`
+// and there are `groups` in all.
+inline std::int64_t groups_touched(std::int64_t width, std::int64_t group, std::int64_t groups) {
+  const std::int64_t touched = width % group == 0 ? width / group : group % width == 0 ? 1 : (width - 2) / group + 2;
+  return std::min(touched, groups);
+}
 
 template <class T>
 bool packs_or_empty(const View& x) {
