@@ -44,7 +44,8 @@ std::vector<OpCase> quantiser_cases() {
   for (const QuantiserSize& size : sizes) {
     for (Offset offset : {Offset::none, Offset::dense, Offset::factors})
       for (Rounder rounder : {Rounder::straight_through, Rounder::sigmoid, Rounder::sigmoid_hard})
-        cases.push_back(quantise_weight_case(size, rounder, offset, Learned::everything));
+        for (DecidedOn decided_on : {DecidedOn::scale, DecidedOn::start_scale})
+          cases.push_back(quantise_weight_case(size, rounder, offset, Learned::everything, decided_on));
     for (Offset offset : {Offset::dense, Offset::factors}) {
       cases.push_back(quantise_weight_case(size, Rounder::sigmoid, offset, Learned::offset));
       for (double beta : {2.0, 4.0, 20.0}) cases.push_back(regulariser_case(size, offset, beta));

@@ -73,13 +73,15 @@ enum class GridOutput { scale, zero, sum };
 OpCase clip_grid_case(std::int64_t out, std::int64_t groups, int bits, Symmetry symmetry, GridOutput wanted);
 
 enum class Offset { none, dense, factors };
-enum class Learned { everything, offset };  // offset: w, scale and zero are constants, and the op is smooth
+enum class Learned { everything, offset };    // offset: w, scale and zero are constants, and the op is smooth
+enum class DecidedOn { scale, start_scale };  // start_scale: the last input, a constant, other than the scale
 struct QuantiserSize {
   std::int64_t out, in, groups;
   int bits;
   std::int64_t K = 3;
 };
-OpCase quantise_weight_case(const QuantiserSize& size, Rounder rounder, Offset offset, Learned learned);
+OpCase quantise_weight_case(const QuantiserSize& size, Rounder rounder, Offset offset, Learned learned,
+                            DecidedOn decided_on = DecidedOn::scale);
 OpCase regulariser_case(const QuantiserSize& size, Offset offset, double beta);
 
 // ---- for the builders

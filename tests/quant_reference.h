@@ -11,6 +11,7 @@
 #include "core/rng.h"
 #include "core/tensor.h"
 #include "cpu/open.h"
+#include "tests/cases.h"
 
 namespace cbq::test {
 
@@ -40,7 +41,6 @@ inline void expect_close(const Values& actual, const Values& expected, double to
 }
 
 enum class OffsetKind { none, dense, product };
-enum class DecidedOn { scale, start_scale };
 
 struct RoundingSpec {
   std::int64_t out, in, groups, rank;

@@ -18,7 +18,7 @@ double inverse_h(double fraction) {
 }
 const double kSaturation = std::log(11.0);  // |v| from which h is 0 or 1
 
-// ---- weights. Inputs in order: w, scale, zero, then dense or a1 and a2.
+// ---- weights. Inputs in order: w, scale, zero, then dense or a1 and a2, then start_scale.
 
 // Element i of the learned matrix.
 double offset_at(std::span<const Values> in, Offset kind, const QuantiserSize& size, std::size_t i) {
@@ -35,8 +35,13 @@ std::size_t group_of(const QuantiserSize& size, std::size_t i) {
   return i / columns * groups + i % columns / (columns / groups);
 }
 
-// w / s so that u = k + something clear of ties and kinks, some of it beyond the grid.
-std::vector<Values> draw_quantiser(const QuantiserSize& size, Rounder rounder, Offset kind) {
+// s0
+const Values& start_of(std::span<const Values> in, DecidedOn decided_on) {
+  return decided_on == DecidedOn::start_scale ? in.back() : in[1];
+}
+
+// w / s0 so that u = k + something clear of ties and kinks, some of it beyond the grid.
+std::vector<Values> draw_quantiser(const QuantiserSize& size, Rounder rounder, Offset kind, DecidedOn decided_on) {
   Rng rng(kSeed);
   std::vector<Values> in(3);
   for (std::int64_t g = 0; g < size.out * size.groups; ++g) {
@@ -50,9 +55,14 @@ std::vector<Values> draw_quantiser(const QuantiserSize& size, Rounder rounder, O
     in.push_back(normal(rng, size.out * size.K, deviation));
     in.push_back(normal(rng, size.K * size.in, deviation));
   }
+  if (decided_on == DecidedOn::start_scale) {
+    in.emplace_back();
+    for (const double s : in[1]) in.back().push_back(s * uniform(rng, 0.7, 1.3));
+  }
   in = rounded(std::move(in));
   for (std::size_t i = 0; i < std::size_t(size.out * size.in); ++i) {
-    const double s = in[1][group_of(size, i)], z = in[2][group_of(size, i)], offset = offset_at(in, kind, size, i);
+    const double s = start_of(in, decided_on)[group_of(size, i)], z = in[2][group_of(size, i)],
+                 offset = offset_at(in, kind, size, i);
     const double k = double(rng.below(std::uint64_t(levels(size.bits)) + 5)) - 2 - z;
     double fraction = uniform(rng, -0.4, 0.4) - offset;  // straight_through: u = k
     const auto is_clear = [&](double v) {
@@ -73,13 +83,13 @@ double f32_fraction_error(int bits, double beta) {
 }
 
 HostFunction quantise_weight_surrogate(std::span<const Values> point, const QuantiserSize& size, Rounder rounder,
-                                       Offset kind) {
+                                       Offset kind, DecidedOn decided_on) {
   struct Frozen {
-    double base, v0, clipped;  // u = w/s + base + the learned part; clipped: q where clipped, NaN elsewhere
+    double base, v0, clipped;  // u = w/s0 + base + the learned part; clipped: q where clipped, NaN elsewhere
   };
   std::vector<Frozen> frozen;
   for (std::size_t i = 0; i < point[0].size(); ++i) {
-    const double x = point[0][i] / point[1][group_of(size, i)], z = point[2][group_of(size, i)];
+    const double x = point[0][i] / start_of(point, decided_on)[group_of(size, i)], z = point[2][group_of(size, i)];
     const double offset = offset_at(point, kind, size, i), v0 = inverse_h(x - std::floor(x));
     double u = std::nearbyint(x + offset), base = u - x - offset;
     if (rounder == Rounder::sigmoid) u = std::floor(x) + h(v0 + offset), base = std::floor(x) - x;
@@ -87,68 +97,75 @@ HostFunction quantise_weight_surrogate(std::span<const Values> point, const Quan
     const double q = std::clamp(u + z, 0.0, levels(size.bits));
     frozen.push_back({base, v0, q == u + z ? NAN : q});
   }
-  return [frozen, size, rounder, kind](std::span<const Values> in) {
+  return [frozen, size, rounder, kind, decided_on](std::span<const Values> in) {
     Values w_hat;
     for (std::size_t i = 0; i < frozen.size(); ++i) {
       const double s = in[1][group_of(size, i)], z = in[2][group_of(size, i)], offset = offset_at(in, kind, size, i);
       double learned = offset;
       if (rounder == Rounder::sigmoid) learned = h(frozen[i].v0 + offset);
       if (rounder == Rounder::sigmoid_hard) learned = 0;
-      const double u = in[0][i] / s + frozen[i].base + learned;
+      const double u = in[0][i] / start_of(in, decided_on)[group_of(size, i)] + frozen[i].base + learned;
       w_hat.push_back(s * (std::isnan(frozen[i].clipped) ? u : frozen[i].clipped - z));
     }
     return w_hat;
   };
 }
 
-std::vector<Input> quantiser_inputs(const QuantiserSize& size, Offset kind, Role base) {
+std::vector<Input> quantiser_inputs(const QuantiserSize& size, Offset kind, Role base, DecidedOn decided_on) {
   const Input grid{{size.out, size.groups}, base, Width::statistic};
   std::vector<Input> in = {{{size.out, size.in}, base}, grid, grid};
   const auto learn = [&in](Shape shape) { in.push_back({shape, Role::differentiated, Width::statistic}); };
   if (kind == Offset::dense) learn({size.out, size.in});
   if (kind == Offset::factors) learn({size.out, size.K}), learn({size.K, size.in});
+  if (decided_on == DecidedOn::start_scale) in.push_back({grid.shape, Role::constant, Width::statistic});
   return in;
 }
 
-ops::WeightQuantiserVars quantiser_vars(Vars in, int bits, Rounder rounder, Offset kind) {
+ops::WeightQuantiserVars quantiser_vars(Vars in, int bits, Rounder rounder, Offset kind, DecidedOn decided_on) {
   ops::WeightQuantiserVars vars{in[0], in[1], in[2], bits, rounder, {}, {}, {}};
   if (kind == Offset::dense) vars.dense = in[3];
   if (kind == Offset::factors) vars.a1 = in[3], vars.a2 = in[4];
+  if (decided_on == DecidedOn::start_scale) vars.start_scale = in.back().value;
   return vars;
 }
 
-std::string suffix(const QuantiserSize& size, Offset kind) {
+std::string suffix(const QuantiserSize& size, Offset kind, DecidedOn decided_on) {
   constexpr const char* kNames[] = {"", "_dense", "_factors"};
-  return concat(kNames[int(kind)], dims({size.out, size.in, size.groups, size.bits}));
+  return concat(kNames[int(kind)], decided_on == DecidedOn::start_scale ? "_start" : "",
+                dims({size.out, size.in, size.groups, size.bits}));
 }
 
 }  // namespace
 
-OpCase quantise_weight_case(const QuantiserSize& size, Rounder rounder, Offset offset, Learned learned) {
+OpCase quantise_weight_case(const QuantiserSize& size, Rounder rounder, Offset offset, Learned learned,
+                            DecidedOn decided_on) {
   constexpr const char* kNames[] = {"straight_through", "sigmoid", "sigmoid_hard"};
-  OpCase c{
-      concat("quantise_weight_", kNames[int(rounder)], learned == Learned::offset ? "_smooth" : "",
-             suffix(size, offset)),
-      {"quantise_weight_forward", "quantise_weight_backward"},
-      quantiser_inputs(size, offset, learned == Learned::everything ? Role::differentiated : Role::constant),
-      [=] { return draw_quantiser(size, rounder, offset); },
-      [=](Context& ctx, Vars in) { return ops::quantise_weight(ctx, quantiser_vars(in, size.bits, rounder, offset)); },
-      (offset == Offset::dense ? 12.0 : 8.0) * double(size.out * size.in),
-      10.0 * double(size.out * size.in)};
+  OpCase c{concat("quantise_weight_", kNames[int(rounder)], learned == Learned::offset ? "_smooth" : "",
+                  suffix(size, offset, decided_on)),
+           {"quantise_weight_forward", "quantise_weight_backward"},
+           quantiser_inputs(size, offset, learned == Learned::everything ? Role::differentiated : Role::constant,
+                            decided_on),
+           [=] { return draw_quantiser(size, rounder, offset, decided_on); },
+           [=](Context& ctx, Vars in) {
+             return ops::quantise_weight(ctx, quantiser_vars(in, size.bits, rounder, offset, decided_on));
+           },
+           (offset == Offset::dense ? 12.0 : 8.0) * double(size.out * size.in),
+           10.0 * double(size.out * size.in)};
   if (learned == Learned::everything)
     c.surrogate = [=](std::span<const Values> point) {
-      return quantise_weight_surrogate(point, size, rounder, offset);
+      return quantise_weight_surrogate(point, size, rounder, offset, decided_on);
     };
   return c;
 }
 
 OpCase regulariser_case(const QuantiserSize& size, Offset offset, double beta) {
-  return {concat("rounding_regulariser_", beta, suffix(size, offset)),
+  return {concat("rounding_regulariser_", beta, suffix(size, offset, DecidedOn::scale)),
           {"rounding_regulariser_forward", "rounding_regulariser_backward"},
-          quantiser_inputs(size, offset, Role::constant),
-          [=] { return draw_quantiser(size, Rounder::sigmoid, offset); },
+          quantiser_inputs(size, offset, Role::constant, DecidedOn::scale),
+          [=] { return draw_quantiser(size, Rounder::sigmoid, offset, DecidedOn::scale); },
           [=](Context& ctx, Vars in) {
-            return ops::rounding_regulariser(ctx, quantiser_vars(in, size.bits, Rounder::sigmoid, offset), beta);
+            return ops::rounding_regulariser(
+                ctx, quantiser_vars(in, size.bits, Rounder::sigmoid, offset, DecidedOn::scale), beta);
           },
           (offset == Offset::dense ? 8.0 : 4.0) * double(size.out * size.in),
           12.0 * double(size.out * size.in),
