@@ -1,14 +1,12 @@
 // Exported folders: read back they are the hardened blocks bit for bit; what surrounds the blocks is the source's.
-#include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
-#include <thread>
 
 #include "quant/export_format.h"
 #include "tests/error_text.h"
 #include "tests/exported.h"
+#include "tests/killed_child.h"
 
 namespace cbq {
 namespace {
@@ -142,22 +140,10 @@ TEST_F(Exporting, AKillLeavesNoFolderThatLooksWholeAndIsNot) {
   Rng delays(delay_seed);
   int incomplete = 0;
   for (int round = 0; round < 30; ++round) {
-    const pid_t child = fork();
-    ASSERT_GE(child, 0);
-    if (child == 0) {
-      try {
-        for (;;)
-          for (const Export format : kFolders) run.write(format);
-      } catch (const std::exception& error) {
-        std::fprintf(stderr, "child: %s\n", error.what());
-      }
-      _exit(1);
-    }
-    std::this_thread::sleep_for(std::chrono::microseconds(1000 + delays.below(40000)));
-    kill(child, SIGKILL);
-    int status = 0;
-    waitpid(child, &status, 0);
-    ASSERT_TRUE(WIFSIGNALED(status)) << "the child ended by itself";
+    test::kill_while(std::chrono::microseconds(1000 + delays.below(40000)), [&] {
+      for (const Export format : kFolders) run.write(format);
+    });
+    if (HasFatalFailure()) return;
     if (fs::exists(run.output() / "config.json"))
       run.expect_whole();
     else

@@ -1,15 +1,13 @@
 // GGUF files that are refused or cut short: what they have no place for, kills while one is written, damaged ones.
-#include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstring>
-#include <thread>
 
 #include "models/tokenizer/tokenizer.h"
 #include "tests/error_text.h"
 #include "tests/gguf_run.h"
+#include "tests/killed_child.h"
 #include "tests/mutate.h"
 
 namespace cbq {
@@ -66,24 +64,11 @@ TEST_F(ExportGguf, AKillLeavesNoFileThatLooksWholeAndIsNot) {
   Rng delays(delay_seed);
   int absent = 0;
   for (int round = 0; round < 30; ++round) {
-    const pid_t child = fork();
-    ASSERT_GE(child, 0);
-    if (child == 0) {
-      try {
-        for (;;) {
-          fs::remove(run.file());
-          run.write();
-        }
-      } catch (const std::exception& error) {
-        std::fprintf(stderr, "child: %s\n", error.what());
-      }
-      _exit(1);
-    }
-    std::this_thread::sleep_for(std::chrono::microseconds(1000 + delays.below(40000)));
-    kill(child, SIGKILL);
-    int status = 0;
-    waitpid(child, &status, 0);
-    ASSERT_TRUE(WIFSIGNALED(status)) << "the child ended by itself";
+    test::kill_while(std::chrono::microseconds(1000 + delays.below(40000)), [&] {
+      fs::remove(run.file());
+      run.write();
+    });
+    if (HasFatalFailure()) return;
     if (!fs::exists(run.file())) {
       ++absent;
       continue;

@@ -10,6 +10,7 @@
 #include "models/weights.h"
 #include "tests/checkpoint_files.h"
 #include "tests/mutate.h"
+#include "tests/read_tally.h"
 #include "tests/temp_folder.h"
 
 namespace cbq {
@@ -64,36 +65,17 @@ bool is_known(const StoredScheme& scheme) {
          std::isfinite(scheme.activation_factor) && scheme.activation_factor > 0;
 }
 
-class FuzzQuantization : public ::testing::Test {
- protected:
-  // Counts what `read` does with case i; anything but success and an Error{bad_input} of one line fails.
-  template <class Read>
-  void attempt(int i, const Read& read) {
-    try {
-      read();
-      ++opened_;
-    } catch (const Error& error) {
-      ++refused_;
-      EXPECT_EQ(error.kind(), ErrorKind::bad_input) << "case " << i << ": " << error.what();
-      EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << "case " << i << ": " << error.what();
-      EXPECT_LT(std::strlen(error.what()), 1000u) << "case " << i;
-    } catch (const std::exception& error) {
-      ADD_FAILURE() << "case " << i << ": " << error.what();
-    }
-  }
-  void expect_both(int cases) const {
-    EXPECT_GT(opened_, cases / 20);
-    EXPECT_GT(refused_, cases / 20);
-  }
+void expect_both(const test::ReadTally& tally, int cases) {
+  EXPECT_GT(tally.opened, cases / 20);
+  EXPECT_GT(tally.refused, cases / 20);
+}
 
-  int opened_ = 0, refused_ = 0;
-};
-
-TEST_F(FuzzQuantization, Descriptions) {
+TEST(FuzzQuantization, Descriptions) {
+  test::ReadTally tally;
   for (int i = 0; i < kTexts && !HasFailure(); ++i) {
     test::Rng rng{std::uint64_t(i)};
     const std::string text = test::mutate(seeds()[std::size_t(i) % seeds().size()], rng);
-    attempt(i, [&] {
+    tally.attempt(i, [&] {
       const json root = parse_json_text(text, "config.json");
       require_input(root.is_object(), "config.json: expected an object");
       const bool has_method = root.contains("quantization_config");
@@ -104,10 +86,10 @@ TEST_F(FuzzQuantization, Descriptions) {
         EXPECT_TRUE(is_known(config.scheme(name))) << "case " << i << ": " << text;
     });
   }
-  expect_both(kTexts);
+  expect_both(tally, kTexts);
 }
 
-TEST_F(FuzzQuantization, LayersBesideThem) {
+TEST(FuzzQuantization, LayersBesideThem) {
   const auto ctx = cpu::open(1);
   const TempFolder folder;
   write_shard(folder / "model.safetensors", layer());
@@ -119,11 +101,12 @@ TEST_F(FuzzQuantization, LayersBesideThem) {
     for (const float value : to_host<float>(*ctx, w)) ASSERT_TRUE(std::isfinite(value));
   };
   for (std::size_t i = 0; i + 1 < seeds().size(); ++i) load(seeds()[i]);  // both describe the packed layer
+  test::ReadTally tally;
   for (int i = 0; i < kLayers && !HasFailure(); ++i) {
     test::Rng rng{std::uint64_t(i)};
-    attempt(i, [&] { load(test::mutate(seeds()[std::size_t(i) % seeds().size()], rng)); });
+    tally.attempt(i, [&] { load(test::mutate(seeds()[std::size_t(i) % seeds().size()], rng)); });
   }
-  expect_both(kLayers);
+  expect_both(tally, kLayers);
 }
 
 }  // namespace

@@ -13,9 +13,6 @@ namespace {
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-INSTANTIATE_TEST_SUITE_P(Devices, RunOn, testing::Values(Device::cpu, Device::cuda),
-                         [](const auto& device) { return device.param == Device::cpu ? "cpu" : "gpu"; });
-
 TEST_F(Run, WritesWhatItPrints) {
   const Json report = run(
       "out", {"wbits=2", "abits=8", "nsamples=64", "seqlen=128", "batch_size=4", "eval.seqlen=128", "eval.windows=48"});

@@ -81,5 +81,7 @@ class RunOn : public Run, public testing::WithParamInterface<Device> {
     device_ = GetParam();
   }
 };
+INSTANTIATE_TEST_SUITE_P(Devices, RunOn, testing::Values(Device::cpu, Device::cuda),
+                         [](const auto& device) { return device.param == Device::cpu ? "cpu" : "gpu"; });
 
 }  // namespace cbq

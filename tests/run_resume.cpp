@@ -15,9 +15,6 @@ namespace {
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-INSTANTIATE_TEST_SUITE_P(Devices, RunOn, testing::Values(Device::cpu, Device::cuda),
-                         [](const auto& device) { return device.param == Device::cpu ? "cpu" : "gpu"; });
-
 TEST_P(RunOn, AKilledRunGoesOnToTheSameBytes) {
   const std::vector<std::string> settings{"nsamples=24", "epochs=2", "homologous=true",
                                           "cfp=paper",   "abits=8",  "rounding=lora"};

@@ -1,12 +1,11 @@
 // The run store when files are damaged, the disk is full or the process is killed.
 #include <signal.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
-#include <thread>
 
+#include "tests/killed_child.h"
 #include "tests/store_fixture.h"
 
 namespace cbq {
@@ -92,25 +91,14 @@ TEST_F(StoreFaults, AKillAtAnyMomentLeavesTheLastCompleteState) {
   const HardBlock block = random_hard_block(*ctx_, rng, config, mixed_spec(config), DType::f32);
   std::int64_t last = 0, killed_half_way = 0;
   for (int round = 0; round < 40; ++round) {
-    const pid_t child = fork();
-    ASSERT_GE(child, 0);
-    if (child == 0) {
-      try {
-        RunStore store(output_, kRun);
-        for (std::int64_t n = store.windows_done() + 1;; ++n) {
-          store.save_block(*ctx_, n % 3, block, DType::f16);
-          store.save_window(*ctx_, n, state(float(n)), {{"window", n}});
-        }
-      } catch (const std::exception& error) {
-        std::fprintf(stderr, "child: %s\n", error.what());
+    test::kill_while(std::chrono::microseconds(2000 + delays.below(30000)), [&] {
+      RunStore store(output_, kRun);
+      for (std::int64_t n = store.windows_done() + 1;; ++n) {
+        store.save_block(*ctx_, n % 3, block, DType::f16);
+        store.save_window(*ctx_, n, state(float(n)), {{"window", n}});
       }
-      _exit(1);
-    }
-    std::this_thread::sleep_for(std::chrono::microseconds(2000 + delays.below(30000)));
-    kill(child, SIGKILL);
-    int status = 0;
-    waitpid(child, &status, 0);
-    ASSERT_TRUE(WIFSIGNALED(status)) << "the child ended by itself";
+    });
+    if (HasFatalFailure()) return;
     if (fs::exists(output_ / ".cbq"))
       for (const auto& entry : fs::recursive_directory_iterator(output_ / ".cbq"))
         killed_half_way += contains(entry.path().filename().string(), ".tmp-");
