@@ -1,5 +1,7 @@
 #include "autograd/tape.h"
 
+#include <utility>
+
 #include "core/kernels.h"
 
 namespace cbq {
@@ -13,6 +15,16 @@ void Slot::collect(Context& ctx, Tensor g) {
           " and ", g.shape(), " ", g.dtype(), " meet in one value");
   if (!grad.sole_owner()) grad = copy(ctx, grad);  // someone else still reads these bytes
   ctx.kernels->add(ctx, grad, grad, g);
+}
+
+Grads::Target Grads::take(std::size_t i, const Shape& shape, DType dtype) const {
+  require(wants(i), "tape: the gradient of input ", i, " is not wanted");
+  Tensor& collected = inputs_[i]->grad;
+  require(!collected || collected.shape() == shape, "tape: gradients ", collected.shape(), " and ", shape,
+          " meet in one value");
+  const bool is_ours = collected && collected.sole_owner() && collected.dtype() == dtype;
+  if (!is_ours) return {Tensor(ctx_, shape, dtype), Write::set};
+  return {std::exchange(collected, Tensor()), Write::add};
 }
 
 Var Tape::leaf(Tensor value) {

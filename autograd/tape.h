@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/kernel_args.h"
 #include "core/tensor.h"
 
 namespace cbq {
@@ -52,6 +53,13 @@ class Grads {
   Tensor make(std::size_t i, const Tensor& like) const {
     return wants(i) ? Tensor(ctx_, like.shape(), like.dtype()) : Tensor();
   }
+  // Where a kernel that can add (matmul) puts the gradient of the wanted input i: what other ops gave so far, taken out
+  // of the slot to be added to, or a fresh tensor to be written. Give it back by set().
+  struct Target {
+    Tensor grad;
+    Write write;
+  };
+  Target take(std::size_t i, const Shape& shape, DType dtype) const;
   // Gives the gradient of input i; ignored if it is not wanted.
   void set(std::size_t i, Tensor g) const {
     if (wants(i)) inputs_[i]->collect(ctx_, std::move(g));

@@ -3,7 +3,11 @@
 //
 // cuBLASLt thinks in columns: a row-major matrix is its transpose to it. So y^T (N,M) = op(b)^T op(a)^T is asked for,
 // with b first, and the bias, one value per column of y, is one per row of y^T, which is what its epilogue adds.
+#include <array>
+#include <span>
+
 #include "cuda/launch.h"
+#include "cuda/matmul_choice.h"
 
 namespace cbq::cuda {
 namespace {
@@ -56,6 +60,14 @@ std::uint32_t alignment(const View& v) {
   return bytes;
 }
 
+int compute_capability() {
+  int device = 0, major = 0, minor = 0;
+  CUDA_CHECK(cudaGetDevice(&device));
+  CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return 10 * major + minor;
+}
+
 MatmulKey key_of(const View& y, const View& a, Trans trans_a, const View& b, Trans trans_b, const View& bias) {
   return {std::int64_t(y.dtype) * 16 + std::int64_t(a.dtype),
           y.rows(),
@@ -81,13 +93,15 @@ MatmulPlan make_plan(CudaContext& cuda, const View& y, const View& a, Trans tran
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(a));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(y));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(y));
-  cublasLtMatmulHeuristicResult_t best{};
+  std::array<cublasLtMatmulHeuristicResult_t, 8> proposals{};
   int found = 0;
   check(cublasLtMatmulAlgoGetHeuristic(cuda.blas.get(), plan.desc.get(), plan.b.get(), plan.a.get(), plan.y.get(),
-                                       plan.y.get(), preference.get(), 1, &best, &found),
+                                       plan.y.get(), preference.get(), int(proposals.size()), proposals.data(), &found),
         "cublasLtMatmulAlgoGetHeuristic");
-  require(found == 1, "matmul: cuBLASLt has no algorithm for ", a.shape, " x ", b.shape, " ", a.dtype);
-  plan.algorithm = best.algo;
+  require(found >= 1, "matmul: cuBLASLt has no algorithm for ", a.shape, " x ", b.shape, " ", a.dtype);
+  const std::span<const cublasLtMatmulHeuristicResult_t> all(proposals.data(), std::size_t(found));
+  const bool is_measured = a.dtype == DType::bf16 && compute_capability() == 90;
+  plan.algorithm = (is_measured ? best_at_power_limit(all, trans_a, trans_b) : all.front()).algo;
   return plan;
 }
 

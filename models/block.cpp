@@ -150,6 +150,18 @@ Var attend(Context& ctx, const ModelConfig& config, BlockLayers& layers, const V
   return layers.linears(ctx, Site::attention_out, o)[0];
 }
 
+Var normalise(Context& ctx, const Norm& norm, const Var& x, double eps) {
+  const DType stream = x.value.dtype(), layers = norm.weight.value.dtype();
+  const Var weight = ops::cast(ctx, norm.weight, stream);
+  const Var y = norm.bias.value ? ops::layer_norm(ctx, x, weight, ops::cast(ctx, norm.bias, stream), eps)
+                                : ops::rms_norm(ctx, x, weight, eps);
+  return ops::cast(ctx, y, layers);
+}
+
+Var add_to_stream(Context& ctx, const Var& x, const Var& y) {
+  return ops::add(ctx, x, ops::cast(ctx, y, x.value.dtype()));
+}
+
 Var block_forward(Context& ctx, const ModelConfig& config, BlockLayers& layers, const Var& x,
                   const Sequence& sequence) {
   return config.family == Family::opt ? opt_block(ctx, config, layers, x, sequence)

@@ -112,6 +112,15 @@ class DenseBlock final : public BlockLayers {
 // Per token and key head, range factor 1: what a quantised KV cache stores. x (R, Hkv*D).
 Var quantise_kv_cache(Context& ctx, const ModelConfig& config, const Var& x, const ActivationSpec& spec);
 
+// The residual stream x is in the layers' type where blocks are learned, and may be wider (statistics_dtype) where
+// models are measured: in bf16 a sum over all blocks loses most of what bf16 loses at all. Layers read and write their
+// own type, that of their norms.
+//
+// LayerNorm of x where the norm has a bias, else RMSNorm: computed in the type of x, rounded to that of the norm.
+Var normalise(Context& ctx, const Norm& norm, const Var& x, double eps);
+// x + y in the type of the stream x.
+Var add_to_stream(Context& ctx, const Var& x, const Var& y);
+
 // x (R, C) -> (R, C). Llama: x += attention(norm(x)); x += mlp(norm(x)). OPT the same with its norms, before the layers
 // or, for OPT-350M, after the residual.
 Var block_forward(Context& ctx, const ModelConfig& config, BlockLayers& layers, const Var& x, const Sequence& sequence);

@@ -34,13 +34,13 @@ RopeTables rope_tables(Context& ctx, const ModelConfig& config, std::int64_t beg
 }
 
 Var llama_block(Context& ctx, const ModelConfig& config, BlockLayers& layers, const Var& x, const Sequence& sequence) {
-  const Var attention_in = ops::rms_norm(ctx, x, layers.norm(NormRole::attention).weight, config.norm_eps);
-  const Var h = ops::add(ctx, x, attend(ctx, config, layers, attention_in, sequence));
+  const Var attention_in = normalise(ctx, layers.norm(NormRole::attention), x, config.norm_eps);
+  const Var h = add_to_stream(ctx, x, attend(ctx, config, layers, attention_in, sequence));
 
-  const Var mlp_in = ops::rms_norm(ctx, h, layers.norm(NormRole::mlp).weight, config.norm_eps);
+  const Var mlp_in = normalise(ctx, layers.norm(NormRole::mlp), h, config.norm_eps);
   const std::vector<Var> gate_up = layers.linears(ctx, Site::mlp_in, mlp_in);
   const Var product = ops::gated(ctx, gate_up[0], gate_up[1]);
-  return ops::add(ctx, h, layers.linears(ctx, Site::mlp_out, product)[0]);
+  return add_to_stream(ctx, h, layers.linears(ctx, Site::mlp_out, product)[0]);
 }
 
 }  // namespace cbq

@@ -39,6 +39,7 @@ Var embed(Context& ctx, const ModelConfig& config, const OuterWeights& outer, co
           std::int64_t begin) {
   Var x = ops::embedding(ctx, outer.embed_tokens, ids);
   if (outer.project_in.value) x = ops::linear(ctx, x, outer.project_in);
+  x = ops::cast(ctx, x, statistics_dtype(x.value.dtype()));
   if (config.family != Family::opt) return x;
   require(batch > 0 && ids.count() % batch == 0, "embed: ", ids.count(), " ids do not divide into ", batch, " texts");
   std::vector<std::int32_t> positions;
@@ -46,15 +47,12 @@ Var embed(Context& ctx, const ModelConfig& config, const OuterWeights& outer, co
     for (std::int64_t t = 0; t < ids.count() / batch; ++t)
       positions.push_back(std::int32_t(begin + t + kOptPositionOffset));
   const Tensor rows = from_host<std::int32_t>(ctx, {ids.count()}, DType::i32, positions);
-  return ops::add(ctx, x, ops::embedding(ctx, outer.embed_positions, rows));
+  return add_to_stream(ctx, x, ops::embedding(ctx, outer.embed_positions, rows));
 }
 
 Var final_hidden(Context& ctx, const ModelConfig& config, const OuterWeights& outer, const Var& x) {
-  Var y = x;
-  if (outer.final_norm.bias.value)
-    y = ops::layer_norm(ctx, y, outer.final_norm.weight, outer.final_norm.bias, config.norm_eps);
-  else if (outer.final_norm.weight.value)
-    y = ops::rms_norm(ctx, y, outer.final_norm.weight, config.norm_eps);
+  const Var y = outer.final_norm.weight.value ? normalise(ctx, outer.final_norm, x, config.norm_eps)
+                                              : ops::cast(ctx, x, outer.lm_head.value.dtype());
   return outer.project_out.value ? ops::linear(ctx, y, outer.project_out) : y;
 }
 

@@ -21,7 +21,8 @@ struct OuterWeights {
   Var lm_head;                  // (V, E); the same Var as embed_tokens when tied
 };
 
-// ids (R) i32 in [0, V), R = batch * tokens, positions from `begin` -> (R, C).
+// ids (R) i32 in [0, V), R = batch * tokens, positions from `begin` -> (R, C), the residual stream in
+// statistics_dtype of the model's type.
 Var embed(Context& ctx, const ModelConfig& config, const OuterWeights& outer, const Tensor& ids, std::int64_t batch,
           std::int64_t begin);
 // Final norm and projection, x (R, C) -> (R, E).

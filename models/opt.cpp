@@ -5,13 +5,12 @@ namespace cbq {
 
 Var opt_block(Context& ctx, const ModelConfig& config, BlockLayers& layers, const Var& x, const Sequence& sequence) {
   const auto norm = [&](NormRole role, const Var& value) {
-    const Norm& n = layers.norm(role);
-    return ops::layer_norm(ctx, value, n.weight, n.bias, config.norm_eps);
+    return normalise(ctx, layers.norm(role), value, config.norm_eps);
   };
   // Adds the layer's output to its input, with the norm before the layer or, in OPT-350M, behind the sum.
   const auto residual = [&](NormRole role, const Var& in, const auto& layer) {
-    if (config.pre_norm) return ops::add(ctx, in, layer(norm(role, in)));
-    return norm(role, ops::add(ctx, in, layer(in)));
+    if (config.pre_norm) return add_to_stream(ctx, in, layer(norm(role, in)));
+    return norm(role, add_to_stream(ctx, in, layer(ops::cast(ctx, in, layers.norm(role).weight.value.dtype()))));
   };
   const Var h =
       residual(NormRole::attention, x, [&](const Var& in) { return attend(ctx, config, layers, in, sequence); });

@@ -65,7 +65,8 @@ Stream embed_all(Context& ctx, const Model& model, const Windows& samples, const
   Stream stream(ctx, std::int64_t(samples.size()), {tokens, model.config().hidden}, model.compute(), place);
   for (std::size_t i = 0; i < samples.size(); ++i) {
     const Tensor ids = from_host<std::int32_t>(ctx, {tokens}, DType::i32, samples[i]);
-    stream.store(ctx, std::int64_t(i), embed(ctx, model.config(), model.outer(), ids, 1, 0).value);
+    stream.store(ctx, std::int64_t(i),
+                 ops::cast(ctx, embed(ctx, model.config(), model.outer(), ids, 1, 0), model.compute()).value);
   }
   return stream;
 }

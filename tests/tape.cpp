@@ -54,6 +54,19 @@ TEST_F(TapeTest, Residual) {
   });
 }
 
+// Products add to what their input has collected, but not where another value still reads those bytes: here the
+// gradient of x when the first product comes is also the one it multiplies by.
+TEST_F(TapeTest, ProductsOfOneInput) {
+  check_graph({{{5, 8}}, {{8, 8}}, {{8, 8}}}, [](Context& ctx, Vars in) {
+    const Var first = ops::linear(ctx, in[0], in[1]), second = ops::linear(ctx, in[0], in[2]);
+    return ops::add(ctx, ops::mul(ctx, second, second), first);
+  });
+  check_graph({{{5, 8}}, {{8, 8}}, {{5, 8}}}, [](Context& ctx, Vars in) {
+    const Var y = ops::linear(ctx, in[0], in[1]), z = ops::add(ctx, in[0], in[2]);
+    return ops::add(ctx, y, z);
+  });
+}
+
 TEST_F(TapeTest, ChainOfResiduals) {
   check_graph({{{6, 8}}, {{8, 8}}, {{8}}}, [](Context& ctx, Vars in) {
     Var x = in[0];

@@ -19,19 +19,19 @@ struct MatmulNode {
 
   void backward(Context& ctx, const Tensor& dy, const Grads& grads) const {
     if (grads.wants(0)) {
-      Tensor da(ctx, a_shape, dy.dtype());
+      auto [da, write] = grads.take(0, a_shape, dy.dtype());
       if (trans_a == Trans::no)
-        ctx.kernels->matmul(ctx, da, dy, Trans::no, b, opposite(trans_b), {}, Write::set);
+        ctx.kernels->matmul(ctx, da, dy, Trans::no, b, opposite(trans_b), {}, write);
       else
-        ctx.kernels->matmul(ctx, da, b, trans_b, dy, Trans::yes, {}, Write::set);
+        ctx.kernels->matmul(ctx, da, b, trans_b, dy, Trans::yes, {}, write);
       grads.set(0, std::move(da));
     }
     if (grads.wants(1)) {
-      Tensor db(ctx, b_shape, dy.dtype());
+      auto [db, write] = grads.take(1, b_shape, dy.dtype());
       if (trans_b == Trans::no)
-        ctx.kernels->matmul(ctx, db, a, opposite(trans_a), dy, Trans::no, {}, Write::set);
+        ctx.kernels->matmul(ctx, db, a, opposite(trans_a), dy, Trans::no, {}, write);
       else
-        ctx.kernels->matmul(ctx, db, dy, Trans::yes, a, trans_a, {}, Write::set);
+        ctx.kernels->matmul(ctx, db, dy, Trans::yes, a, trans_a, {}, write);
       grads.set(1, std::move(db));
     }
     if (grads.wants(2)) {
