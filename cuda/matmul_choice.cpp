@@ -19,6 +19,7 @@ constexpr TileRates kRates[] = {
     {CUBLASLT_MATMUL_TILE_168x128, 692, 0, 0},     {CUBLASLT_MATMUL_TILE_128x160, 655, 700, 690},
     {CUBLASLT_MATMUL_TILE_128x128, 700, 685, 666}, {CUBLASLT_MATMUL_TILE_320x128, 680, 686, 656},
     {CUBLASLT_MATMUL_TILE_192x192, 655, 665, 637}, {CUBLASLT_MATMUL_TILE_192x128, 650, 670, 635},
+    {CUBLASLT_MATMUL_TILE_128x192, 625, 650, 640},
 };
 
 double rate(const cublasLtMatmulHeuristicResult_t& proposal, Trans trans_a, Trans trans_b) {
@@ -42,6 +43,7 @@ const cublasLtMatmulHeuristicResult_t& best_at_power_limit(std::span<const cubla
                                                            Trans trans_a, Trans trans_b) {
   const cublasLtMatmulHeuristicResult_t* best = &proposals.front();
   double best_rate = rate(*best, trans_a, trans_b);
+  if (best->wavesCount < 1 || best_rate == 0) return *best;
   for (const auto& proposal : proposals.subspan(1)) {
     const double its_rate = rate(proposal, trans_a, trans_b);
     if (its_rate > best_rate) best = &proposal, best_rate = its_rate;

@@ -26,6 +26,8 @@ SCHEMES = {
 }
 METHODS = {"nearest": {"method": "rtn"}, "GPTQ": {"method": "gptq"}} | {
     f"CBQ {kind}": {"rounding": kind} for kind in ("nearest", "lora", "lora_ste", "dense", "sign", "weights")
+} | {
+    f"CBQ {kind} from GPTQ": {"rounding": kind, "rounding_start": "gptq"} for kind in ("lora_ste", "dense", "weights")
 }
 
 
