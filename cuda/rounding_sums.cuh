@@ -29,6 +29,7 @@ constexpr unsigned kSumLanes = 8;
 
 // Floor: the partial sums read once; they come from the L2 cache.
 static __global__ void finish_sums_kernel(PartialSums sums) {
+  await_previous();
   __shared__ float of_lane[kSumLanes][32];
   int i = 0;
   while (blockIdx.x >= sums.first_block[i + 1]) ++i;
@@ -59,7 +60,7 @@ inline void finish_sums(const char* name, Context& ctx, std::initializer_list<Pa
     if (range.y.data) blocks += unsigned((range.y.rows * range.y.cols + 31) / 32);
   }
   for (; i <= kSumRanges; ++i) sums.first_block[i] = blocks;
-  if (blocks > 0) launch(name, ctx, {blocks, dim3(32, kSumLanes)}, finish_sums_kernel, sums);
+  if (blocks > 0) launch_dependent(name, ctx, {blocks, dim3(32, kSumLanes)}, finish_sums_kernel, sums);
 }
 
 // loss = mean over `count` weights of the sums that blocks left, doubles.
