@@ -183,8 +183,8 @@ Outcome solve(Context& ctx, const RunConfig& run, DType compute, Offload offload
 }
 
 void expect_same_bits(const RunConfig& run, DType compute, Offload offload) {
-  SCOPED_TRACE(concat("rounding ", int(run.rounding), ", ", compute, ", batch ", run.batch_size, ", place ",
-                      int(offload)));
+  SCOPED_TRACE(
+      concat("rounding ", int(run.rounding), ", ", compute, ", batch ", run.batch_size, ", place ", int(offload)));
   const Outcome replayed = solve(gpu(), run, compute, offload), single = solve(waiting_gpu(), run, compute, offload);
   EXPECT_EQ(replayed.result.losses, single.result.losses);
   EXPECT_EQ(replayed.result.end_distance, single.result.end_distance);

@@ -1,21 +1,16 @@
-// The quantisers on the GPU against the CPU: equal codes on inputs clear of ties, equal bits between the kernels of the
-// GPU that must agree, gradients against f64, starting grids by the rounding error they reach.
+// Rounding of weights on the GPU against the CPU: equal codes on inputs clear of ties, equal bits between the kernels
+// of the GPU that must agree, gradients against f64.
 #include <algorithm>
 #include <bit>
 #include <cmath>
 
-#include "tests/gpu.h"
+#include "tests/cuda_types.h"
 #include "tests/quant_reference.h"
 
 namespace cbq::test {
 namespace {
 
-const DType kTypes[] = {DType::f32, DType::bf16};
 constexpr double kTolerance = 2e-5;  // of f32 sums, as on the CPU
-
-double in_type(DType dtype, double x) {
-  return dtype == DType::bf16 ? double(bf16_to_f32(f32_to_bf16(float(x)))) : double(float(x));
-}
 
 // A problem whose weights are exact in `dtype` and still clear of ties.
 RoundingProblem problem_in(const RoundingSpec& spec, DType dtype, std::uint64_t seed) {
@@ -273,129 +268,6 @@ TEST(CudaRounding, ExtremesAreClipped) {
     expect_close(to_host<double>(gpu(), forward(gpu(), tensors_on(gpu(), p, DType::f32))),
                  to_host<double>(host(), forward(host(), tensors_on(host(), p, DType::f32))), 1e-6, "limit");
   }
-}
-
-struct HostGrid {
-  Values scale, zero;
-};
-
-HostGrid start_grid(Context& ctx, const Values& w, Shape shape, std::int64_t groups, DType dtype, int bits,
-                    Symmetry symmetry, int steps) {
-  const Tensor t = from_host<double>(ctx, shape, dtype, w);
-  const Tensor scale(ctx, {shape[0], groups}, DType::f32), zero(ctx, {shape[0], groups}, DType::f32);
-  ctx.kernels->start_grid(ctx, scale, zero, t, bits, symmetry, 0.3, steps);
-  return {to_host<double>(ctx, scale), to_host<double>(ctx, zero)};
-}
-
-double squared_error(const double* w, std::size_t count, double s, double z, double last) {
-  double sum = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const double error = w[i] - s * (std::clamp(std::nearbyint(w[i] / s) + z, 0.0, last) - z);
-    sum += error * error;
-  }
-  return sum;
-}
-
-TEST(CudaStartGrid, ReachesTheErrorOfTheCpu) {
-  for (DType dtype : kTypes)
-    for (Symmetry symmetry : {Symmetry::asymmetric, Symmetry::symmetric})
-      for (int bits : {2, 4, 8})
-        for (int steps : {1, 40})
-          for (std::int64_t size : {1, 31, 33, 128, 257, 1000, 9000, 33000}) {
-            const std::int64_t groups = size < 200 ? 3 : 1, out = size < 2000 ? 5 : 2;
-            Rng rng(13);
-            Values w = random_values(rng, out * groups * size, 0.02);
-            for (double& x : w) x = in_type(dtype, x);
-            const Shape shape{out, groups * size};
-            const HostGrid actual = start_grid(gpu(), w, shape, groups, dtype, bits, symmetry, steps),
-                           expected = start_grid(host(), w, shape, groups, DType::f32, bits, symmetry, steps);
-            const double last = double((1 << bits) - 1);
-            for (std::size_t g = 0; g < expected.scale.size(); ++g) {
-              const double* group = &w[g * std::size_t(size)];
-              const auto reached = [&](const HostGrid& grid) {
-                return squared_error(group, std::size_t(size), grid.scale[g], grid.zero[g], last);
-              };
-              const bool same = std::abs(actual.scale[g] - expected.scale[g]) <= 1e-6 * expected.scale[g] &&
-                                actual.zero[g] == expected.zero[g];
-              // Two ratios may err alike but for the last digits: then the error decides, not the ratio.
-              EXPECT_TRUE(same || (steps > 1 && reached(actual) <= reached(expected) * (1 + 1e-5) + 1e-14))
-                  << actual.scale[g] << " and " << expected.scale[g] << ", bits " << bits << ", size " << size << ", "
-                  << dtype;
-            }
-          }
-}
-
-TEST(CudaStartGrid, ExtremeGroups) {
-  for (Symmetry symmetry : {Symmetry::asymmetric, Symmetry::symmetric})
-    for (int steps : {1, 40})
-      for (double value : {0.0, 0.7, -0.7, 1e-44, -3e-39, 3e38}) {
-        const Values w(40, value);
-        const HostGrid actual = start_grid(gpu(), w, {1, 40}, 1, DType::f32, 4, symmetry, steps),
-                       expected = start_grid(host(), w, {1, 40}, 1, DType::f32, 4, symmetry, steps);
-        EXPECT_TRUE(value != 0 || actual.scale[0] == 1) << actual.scale[0];
-        if (steps == 1 || value == 0) {
-          EXPECT_EQ(actual.scale, expected.scale) << value;
-          EXPECT_EQ(actual.zero, expected.zero) << value;
-        }
-        EXPECT_TRUE(actual.scale[0] >= double(std::numeric_limits<float>::min()) && std::isfinite(actual.scale[0]));
-      }
-  for (std::int64_t size : {3, 300}) {
-    Values w(std::size_t(size), 1.0);
-    w[1] = std::nan("");
-    EXPECT_TRUE(std::isnan(start_grid(gpu(), w, {1, size}, 1, DType::bf16, 4, Symmetry::symmetric, 40).scale[0]));
-  }
-  // Weights on a grid of their own: every ratio that loses nothing ties with 1 at best, and 1 wins.
-  const HostGrid own = start_grid(gpu(), {0, 1, 2, 3}, {1, 4}, 1, DType::f32, 2, Symmetry::asymmetric, 40);
-  EXPECT_EQ(own.scale[0], 1);
-  EXPECT_EQ(own.zero[0], 0);
-}
-
-// The same grid and the same decisions: f32 values are equal bit for bit, at every way of spreading a row.
-TEST(CudaFakeQuant, RowsOfEveryLengthAreThoseOfTheCpu) {
-  Rng rng(14);
-  for (std::int64_t cols : {1, 31, 257, 2048, 8192, 8200, 22016, 40000})
-    for (Symmetry symmetry : {Symmetry::asymmetric, Symmetry::symmetric})
-      for (DType dtype : kTypes) {
-        const std::int64_t row_count = 3;
-        Values x = random_values(rng, row_count * cols, 2), dy = random_values(rng, row_count * cols, 1);
-        for (Values* values : {&x, &dy})
-          for (double& v : *values) v = in_type(dtype, v);
-        struct Outputs {
-          std::vector<float> y, dx;
-          Values dfactor;
-        };
-        const auto run = [&](Context& ctx, DType type) {
-          const Shape shape{row_count, cols};
-          const Tensor tx = from_host<double>(ctx, shape, type, x), tdy = from_host<double>(ctx, shape, type, dy);
-          const Tensor factor = full(ctx, {1}, type == DType::f64 ? DType::f64 : DType::f32, double(0.8f));
-          const Tensor y(ctx, shape, type), dx(ctx, shape, type), dfactor(ctx, {1}, factor.dtype());
-          ctx.kernels->fake_quant_forward(ctx, y, tx, factor, 4, symmetry);
-          ctx.kernels->fake_quant_backward(ctx, dx, dfactor, tdy, tx, factor, 4, symmetry);
-          return Outputs{to_host<float>(ctx, y), to_host<float>(ctx, dx), to_host<double>(ctx, dfactor)};
-        };
-        const Outputs actual = run(gpu(), dtype), again = run(gpu(), dtype);
-        Outputs expected = run(host(), DType::f32);
-        for (float& v : expected.y) v = float(in_type(dtype, double(v)));
-        EXPECT_EQ(actual.y, expected.y) << cols << ", " << dtype;
-        EXPECT_EQ(actual.dx, expected.dx) << cols << ", " << dtype;
-        EXPECT_EQ(actual.dfactor, again.dfactor);
-        EXPECT_NEAR(actual.dfactor[0], expected.dfactor[0], 1e-5 * std::sqrt(double(x.size())) * 8) << cols;
-      }
-}
-
-TEST(CudaFakeQuant, ZeroRowsStayZeroAndNanShows) {
-  for (DType dtype : kTypes)
-    for (std::int64_t cols : {33, 64})
-      for (Symmetry symmetry : {Symmetry::asymmetric, Symmetry::symmetric}) {
-        Values x(std::size_t(3 * cols), 0.0);
-        const std::size_t second = std::size_t(cols), third = 2 * second;
-        x[second + 7] = std::nan(""), x[second + 8] = 1, x[third + 1] = std::numeric_limits<double>::infinity();
-        const Tensor t = from_host<double>(gpu(), {3, cols}, dtype, x), factor = full(gpu(), {1}, DType::f32, 1);
-        const Tensor y(gpu(), t.shape(), dtype);
-        gpu().kernels->fake_quant_forward(gpu(), y, t, factor, 4, symmetry);
-        const Values got = to_host<double>(gpu(), y);
-        for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(i < second ? got[i] == 0 : std::isnan(got[i])) << i;
-      }
 }
 
 }  // namespace
