@@ -94,4 +94,27 @@ __device__ std::uint32_t lane_offset_b(int lane) {
   return chunk_offset<kDim>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
 }
 
+// x as the sum of two bf16, for two neighbours.
+struct Halves {
+  std::uint32_t high, low;
+};
+__device__ inline Halves split(float x0, float x1) {
+  const std::uint32_t high = pack_bf16(x0, x1);
+  return {high, pack_bf16(x0 - __uint_as_float(high << 16), x1 - __uint_as_float(high & 0xffff0000u))};
+}
+
+// The 8x8 matrix of b16 whose row g lies in lanes 4g .. 4g+3, transposed.
+__device__ inline std::uint32_t transpose_matrix(std::uint32_t x) {
+  std::uint32_t y;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
+// c += a b, contraction over the first 8 of 16.
+__device__ inline void multiply_add_half(FragmentC& c, const std::uint32_t (&a)[2], std::uint32_t b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
 }  // namespace cbq::cuda

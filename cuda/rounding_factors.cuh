@@ -15,6 +15,7 @@
 
 #include "cuda/mma.cuh"
 #include "cuda/rounding_weight.cuh"
+#include "cuda/words.cuh"
 
 namespace cbq::cuda {
 
@@ -30,29 +31,6 @@ struct FactorWeights {
   std::int64_t group, col_tiles;  // columns that share a step, a multiple of 32 or all; tiles side by side
   int tile_rows, tile_groups;     // rows of a tile, a multiple of 32; groups that its columns touch, at most
 };
-
-// x as the sum of two bf16, for two neighbours.
-struct Halves {
-  std::uint32_t high, low;
-};
-__device__ inline Halves split(float x0, float x1) {
-  const std::uint32_t high = pack_bf16(x0, x1);
-  return {high, pack_bf16(x0 - __uint_as_float(high << 16), x1 - __uint_as_float(high & 0xffff0000u))};
-}
-
-// The 8x8 matrix of b16 whose row g lies in lanes 4g .. 4g+3, transposed.
-__device__ inline std::uint32_t transpose_matrix(std::uint32_t x) {
-  std::uint32_t y;
-  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
-  return y;
-}
-
-// c += a b, contraction over the first 8 of 16.
-__device__ inline void multiply_add_half(FragmentC& c, const std::uint32_t (&a)[2], std::uint32_t b) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(b));
-}
 
 // The tables of a block in shared memory. Quads are the four words of an A that lane 4g + t loads, [step][g][t].
 struct FactorTables {
@@ -70,41 +48,6 @@ inline std::size_t table_bytes(const FactorWeights& q, Scaled scaled) {
   const std::size_t groups = std::size_t(q.tile_groups), rows = std::size_t(q.tile_rows);
   return 2 * kFactorThreads * sizeof(uint4) + rows * (groups * sizeof(StoredStep) + 2 * sizeof(uint4) +
                                                       (scaled == Scaled::yes ? groups * 2 * sizeof(uint4) : 0));
-}
-
-// Shared memory by its address: 16 bytes of words, and floats.
-__device__ inline uint4 load_words(std::uint32_t address) {
-  uint4 x;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address));
-  return x;
-}
-__device__ inline void store_float(std::uint32_t address, float x) {
-  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(x) : "memory");
-}
-__device__ inline void store_floats(std::uint32_t address, float x, float y) {
-  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
-}
-// 16 bytes of global memory that nothing reads again, past the first cache level, and 16 bytes to it.
-__device__ inline uint4 stream_words(const char* from) {
-  uint4 x;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(from));
-  return x;
-}
-__device__ inline void stream_words(char* to, const uint4& x) {
-  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
-}
-// The same value, but one that the compiler keeps in a register: in a loop that fills them all it would otherwise work
-// out addresses anew at every use, which here took a third of the instructions.
-__device__ inline std::uint32_t keep(std::uint32_t x) {
-  asm volatile("" : "+r"(x));
-  return x;
-}
-template <class T>
-__device__ T* keep(T* x) {
-  asm volatile("" : "+l"(x));
-  return x;
 }
 
 // Two packs of a lane in a step: rows g and g + 8.
