@@ -13,6 +13,11 @@ namespace cbq::cuda {
 // of 128 bytes, the 16-byte chunks of a row permuted as chunk_offset<64>() of mma.cuh says. Rows behind the last token
 // are zeros. Pointer and strides are multiples of 16 bytes.
 CUtensorMap tensor_map(const Heads<const bf16>& x, int rows);
+inline CUtensorMap tensor_map(const Heads<bf16>& x, int rows) {
+  return tensor_map(
+      Heads<const bf16>{x.data, x.batch, x.tokens, x.heads, x.dim, x.batch_stride, x.token_stride, x.head_stride},
+      rows);
+}
 
 constexpr int kPanelColumns = 64, kPanelRowBytes = kPanelColumns * int(sizeof(bf16));
 
@@ -61,6 +66,25 @@ __device__ inline void copy_bytes(std::uint32_t to, const void* from, int bytes,
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                "l"(from), "r"(bytes), "r"(barrier)
                : "memory");
+}
+
+// The way back, for a tile that threads have written: each calls publish_writes(), then, behind a barrier of theirs,
+// one starts the copy. Rows behind the last token are left out. That thread's await_reads() returns when its tiles may
+// be written again.
+__device__ inline void publish_writes() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ inline void copy_tile_back(const CUtensorMap& map, std::uint32_t from, int column, int row, int head,
+                                      int batch) {
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(&map),
+               "r"(column), "r"(row), "r"(head), "r"(batch), "r"(from)
+               : "memory");
+}
+__device__ inline void end_copies_back() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+__device__ inline void await_reads() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
 // Position in a ring of kStages tiles, each with two barriers: full[stage] and kStages behind it empty[stage]. The

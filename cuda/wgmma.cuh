@@ -3,9 +3,9 @@
 // w has rows 16 w .. 16 w + 15, in C fragments of 8 columns each, and two neighbouring C fragments rounded to bf16 are
 // an A fragment.
 //
-// Order of use: begin_products(), products, end_products(); the registers of results and of A fragments must not be
-// touched until await_products(). A tile in shared memory consists of panels: all its rows by 64 columns, as the copies
-// of bulk_copy.cuh leave them.
+// Order of use: begin_products(), products, end_products(), which makes them a group; the registers of results and of A
+// fragments must not be touched until await_products(). A tile in shared memory consists of panels: all its rows by 64
+// columns, as the copies of bulk_copy.cuh leave them.
 #pragma once
 
 #include "cuda/bulk_copy.cuh"
@@ -42,6 +42,7 @@ __device__ inline void begin_products() {
 __device__ inline void end_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
+// Keeps the compiler from using c before this line.
 template <int kBlocks>
 __device__ void hold(FragmentC (&c)[kBlocks]) {
 #pragma unroll
@@ -49,8 +50,7 @@ __device__ void hold(FragmentC (&c)[kBlocks]) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) asm volatile("" : "+f"(c[j][e])::"memory");
 }
-// Waits until at most `left` of the groups of products that were ended are unfinished. `c` are results of those that
-// are finished: named here, so that the compiler does not use them earlier.
+// Waits until all but the last kLeft ended groups of products are finished; c are results of these.
 template <int kLeft, int... kBlocks>
 __device__ void await_products(FragmentC (&... c)[kBlocks]) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
@@ -62,6 +62,15 @@ __device__ void await_products(FragmentC (&... c)[kBlocks]) {
 __device__ inline std::uint64_t matrix(std::uint32_t address, int panel_bytes) {
   constexpr std::uint64_t kSwizzle128 = std::uint64_t(1) << 62, kGroups = std::uint64_t(8 * kPanelRowBytes / 16) << 32;
   return kSwizzle128 | kGroups | std::uint64_t(panel_bytes / 16) << 16 | (address & 0x3ffff) >> 4;
+}
+
+// The reverse of load_matrices() in mma.cuh: four 8x8 matrices to rows in shared memory, lane l giving the address of
+// row l % 8 of matrix l / 8.
+__device__ inline void store_matrices(std::uint32_t address, std::uint32_t m0, std::uint32_t m1, std::uint32_t m2,
+                                      std::uint32_t m3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(m0), "r"(m1),
+               "r"(m2), "r"(m3)
+               : "memory");
 }
 
 #define CBQ_FRAGMENT(c, j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
@@ -76,9 +85,9 @@ __device__ inline std::uint64_t matrix(std::uint32_t address, int panel_bytes) {
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
   "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-// c = a b or c += a b for 16 columns of a (64, 16) and the transpose of b's rows: both descriptors with columns as the
-// summed dimension.
-__device__ inline void multiply_rows(FragmentC (&c)[8], std::uint64_t a, std::uint64_t b, int continued) {
+// c = x y^T or c += x y^T for 16 columns of 64 rows x and of 8 kBlocks rows y.
+enum class Onto { zero, result };
+__device__ inline void multiply_rows(FragmentC (&c)[8], std::uint64_t x, std::uint64_t y, Onto onto) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
@@ -87,9 +96,9 @@ __device__ inline void multiply_rows(FragmentC (&c)[8], std::uint64_t a, std::ui
       "}, %32, %33, p, 1, 1, 0, 0;\n"
       "}\n"
       : CBQ_FRAGMENTS_8(c, 0)
-      : "l"(a), "l"(b), "r"(continued));
+      : "l"(x), "l"(y), "r"(int(onto)));
 }
-__device__ inline void multiply_rows(FragmentC (&c)[16], std::uint64_t a, std::uint64_t b, int continued) {
+__device__ inline void multiply_rows(FragmentC (&c)[16], std::uint64_t x, std::uint64_t y, Onto onto) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
@@ -98,20 +107,20 @@ __device__ inline void multiply_rows(FragmentC (&c)[16], std::uint64_t a, std::u
       "}, %64, %65, p, 1, 1, 0, 0;\n"
       "}\n"
       : CBQ_FRAGMENTS_8(c, 0), CBQ_FRAGMENTS_8(c, 8)
-      : "l"(a), "l"(b), "r"(continued));
+      : "l"(x), "l"(y), "r"(int(onto)));
 }
-// c += a b for a in registers and 16 rows of b.
-__device__ inline void multiply_columns(FragmentC (&c)[8], const FragmentA& a, std::uint64_t b) {
+// c += a y for 16 columns a of 64 rows, in registers, and 16 rows y of 8 kBlocks columns.
+__device__ inline void multiply_columns(FragmentC (&c)[8], const FragmentA& a, std::uint64_t y) {
   asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" CBQ_OPERANDS_32
                "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
                : CBQ_FRAGMENTS_8(c, 0)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(y));
 }
-__device__ inline void multiply_columns(FragmentC (&c)[16], const FragmentA& a, std::uint64_t b) {
+__device__ inline void multiply_columns(FragmentC (&c)[16], const FragmentA& a, std::uint64_t y) {
   asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" CBQ_OPERANDS_64
                "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
                : CBQ_FRAGMENTS_8(c, 0), CBQ_FRAGMENTS_8(c, 8)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(y));
 }
 
 }  // namespace cbq::cuda
