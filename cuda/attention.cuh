@@ -26,9 +26,11 @@ struct AttentionBackward {
   float scale;
 };
 
-// The tensor-core path; attention.cu says when it is taken.
+// The paths of the forward pass; attention.cu says which is taken. Those of the backward pass: attention_gradients.cuh.
+template <class T>
+void attention_forward_plain(Context& ctx, const AttentionForward<T>& args);
 void attention_forward_mma(Context& ctx, const AttentionForward<bf16>& args);
-void attention_backward_mma(Context& ctx, const AttentionBackward<bf16>& args);
+void attention_forward_wgmma(Context& ctx, const AttentionForward<bf16>& args);
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -53,9 +55,12 @@ struct BlockPosition {
   std::int64_t batch_head;
 };
 
+__device__ inline BlockPosition block_position(unsigned block, std::int64_t batch, std::int64_t heads) {
+  const unsigned count = unsigned(batch * heads), index = block % count;
+  return {int(block / count), int(index / unsigned(heads)), int(index % unsigned(heads)), index};
+}
 __device__ inline BlockPosition block_position(std::int64_t batch, std::int64_t heads) {
-  const unsigned count = unsigned(batch * heads), index = blockIdx.x % count;
-  return {int(blockIdx.x / count), int(index / unsigned(heads)), int(index % unsigned(heads)), index};
+  return block_position(blockIdx.x, batch, heads);
 }
 
 inline unsigned block_count(const char* kernel, std::int64_t tiles, std::int64_t batch, std::int64_t heads) {

@@ -6,15 +6,10 @@
 // thing with the roles of (k, v) and (q, do) exchanged: a warp owns 16 rows of a pair (x, y), the columns of the
 // pair (a, b) come in tiles, and from s = x a^T and y b^T the probabilities p and their gradients ds of the tile are
 // made in registers, which then feed ds a (dk or dq) and p b (dv) without passing through shared memory.
-#include "cuda/attention.cuh"
-#include "cuda/sum.cuh"
+#include "cuda/attention_gradients.cuh"
 
 namespace cbq::cuda {
 namespace {
-
-// lse in units of log 2, and delta; for queries behind the last, so that tiles need no end: infinity and 0, p = ds = 0.
-using Statistics = float2;
-constexpr int kStatisticsRows = 128;  // rows of a head are padded to a multiple of it
 
 // kWarps warps own 16 rows each and walk over tiles of kColumns columns, of which kPart at a time are in registers.
 template <int kDim_, int kWarps_, int kColumns_, int kPart_, int kBlocksPerSm_>
@@ -29,58 +24,18 @@ struct BackwardTile {
   static_assert(kStatisticsRows % kColumns == 0 && kStatisticsBytes % 256 == 0);
 };
 
-// One warp a query. Floor: o and do once.
-__global__ void statistics_kernel(Statistics* statistics, const __grid_constant__ AttentionBackward<bf16> a,
-                                  std::int64_t padded) {
-  const std::int64_t count = a.q.batch * a.q.heads * padded;
-  const std::int64_t i = (blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x) / 32;
-  if (i >= count) return;
-  const std::int64_t t = i % padded, head = i / padded;
-  const int lane = int(threadIdx.x) % 32, dim = int(a.q.dim);
-  if (t >= a.q.tokens) {
-    if (lane == 0) statistics[i] = {kInfinity, 0};
-    return;
-  }
-  const bf16* o = head_rows(a.o, head / a.q.heads, head % a.q.heads).row(t);
-  const bf16* d_o = head_rows(a.d_o, head / a.q.heads, head % a.q.heads).row(t);
-  float delta = 0;
-  for (int c = 4 * lane; c < dim; c += 128) {
-    const Pack<bf16, 4> x = load_pack<4>(o + c), y = load_pack<4>(d_o + c);
-#pragma unroll
-    for (int e = 0; e < 4; ++e) delta += to_float(x.v[e]) * to_float(y.v[e]);
-  }
-  delta = warp_reduce(delta, Sum());
-  if (lane == 0) statistics[i] = {a.lse[head * a.q.tokens + t] * kLog2E, delta};
-}
-
 template <class Tile>
 using Scores = Accumulator<1, Tile::kPart / 8>;
 
 // p into s and ds into d, from x a^T and y b^T; x and a are this lane's addresses, y and b follow their tiles.
 // statistic(j, e) is that of value e of block j.
 template <class Tile, class Statistic>
-__device__ void score_gradients(Scores<Tile>& s, Scores<Tile>& d, std::uint32_t x, std::uint32_t a, float scale_log2,
+__device__ void multiply_scores(Scores<Tile>& s, Scores<Tile>& d, std::uint32_t x, std::uint32_t a, float scale_log2,
                                 const Statistic& statistic) {
   multiply_transposed<Tile::kDim>(s, x, a);
   multiply_transposed<Tile::kDim>(d, x + Tile::kRowsBytes, a + Tile::kColumnsBytes);
-#pragma unroll
-  for (int j = 0; j < Tile::kPart / 8; ++j)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const Statistics of_query = statistic(j, e);
-      s[0][j][e] = exp2_fast(fmaf(s[0][j][e], scale_log2, -of_query.x));
-      d[0][j][e] = s[0][j][e] * (d[0][j][e] - of_query.y);
-    }
-}
-
-// Zero where seen(j, e) is false: the query of value e of block j does not see its key.
-template <class Tile, class Seen>
-__device__ void mask(Scores<Tile>& p, Scores<Tile>& ds, const Seen& seen) {
-#pragma unroll
-  for (int j = 0; j < Tile::kPart / 8; ++j)
-#pragma unroll
-    for (int e = 0; e < 4; ++e)
-      if (!seen(j, e)) p[0][j][e] = ds[0][j][e] = 0;
+  probabilities(s[0], scale_log2, statistic);
+  score_gradients(d[0], s[0], statistic);
 }
 
 // What kPart queries add to dk and dv of the warp's keys. `lead` is the last key that the first of them sees, counted
@@ -91,12 +46,15 @@ __device__ void add_key_gradients(Accumulator<1, Tile::kDim / 8>& dk, Accumulato
                                   const unsigned char* statistics, int lead) {
   const int lane = int(threadIdx.x) % 32;
   Scores<Tile> s, d;
-  score_gradients<Tile>(s, d, x_warp, a_tile + lane_offset_b<Tile::kDim>(lane), a.scale * kLog2E, [&](int j, int e) {
+  multiply_scores<Tile>(s, d, x_warp, a_tile + lane_offset_b<Tile::kDim>(lane), a.scale * kLog2E, [&](int j, int e) {
     const float4 two = reinterpret_cast<const float4*>(statistics)[4 * j + lane % 4];
     return e % 2 ? Statistics{two.z, two.w} : Statistics{two.x, two.y};
   });
-  if (lead < 15)
-    mask<Tile>(s, d, [&](int j, int e) { return lane / 4 + e / 2 * 8 <= lead + lane % 4 * 2 + 8 * j + e % 2; });
+  if (lead < 15) {
+    const auto seen = [&](int j, int e) { return lane / 4 + e / 2 * 8 <= lead + lane % 4 * 2 + 8 * j + e % 2; };
+    mask(s[0], seen);
+    mask(d[0], seen);
+  }
   if (a.dv.data) multiply<Tile::kDim>(dv, s, a_tile + Tile::kColumnsBytes + lane_offset_a<Tile::kDim>(lane));
   if (a.dk.data) multiply<Tile::kDim>(dk, d, a_tile + lane_offset_a<Tile::kDim>(lane));
 }
@@ -105,6 +63,7 @@ __device__ void add_key_gradients(Accumulator<1, Tile::kDim / 8>& dk, Accumulato
 template <class Tile>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) void key_gradients_kernel(
     const __grid_constant__ AttentionBackward<bf16> a, const Statistics* statistics, int padded) {
+  await_previous();
   extern __shared__ __align__(1024) unsigned char shared[];
   constexpr int kDim = Tile::kDim, kColumns = Tile::kColumns, kThreads = Tile::kThreads;
   const int queries = int(a.q.tokens), keys = int(a.k.tokens), dim = int(a.q.dim), offset = keys - queries;
@@ -165,6 +124,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) void key_gradie
 template <class Tile>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) void query_gradients_kernel(
     const __grid_constant__ AttentionBackward<bf16> a, const Statistics* statistics, int padded) {
+  await_previous();
   extern __shared__ __align__(1024) unsigned char shared[];
   constexpr int kDim = Tile::kDim, kColumns = Tile::kColumns, kThreads = Tile::kThreads;
   const int queries = int(a.q.tokens), keys = int(a.k.tokens), dim = int(a.q.dim), offset = keys - queries;
@@ -205,10 +165,10 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm) void query_grad
       if (part > warp_query + 15 + offset) break;  // no query of the warp sees them
       const std::uint32_t a_tile = stage + c * kRowBytes<kDim>;
       Scores<Tile> s, d;
-      score_gradients<Tile>(s, d, x_warp, a_tile + lane_offset_b<kDim>(lane), a.scale * kLog2E,
+      multiply_scores<Tile>(s, d, x_warp, a_tile + lane_offset_b<kDim>(lane), a.scale * kLog2E,
                             [&](int, int e) { return of_row[e / 2]; });
       if (part + Tile::kPart - 1 > warp_query + offset)
-        mask<Tile>(s, d, [&](int j, int e) {
+        mask(d[0], [&](int j, int e) {
           return part + lane % 4 * 2 + 8 * j + e % 2 <= warp_query + lane / 4 + e / 2 * 8 + offset;
         });
       multiply<kDim>(dq, d, a_tile + lane_offset_a<kDim>(lane));
@@ -223,9 +183,10 @@ void run_key_gradients(Context& ctx, const AttentionBackward<bf16>& args, const 
   if (!args.dk.data && !args.dv.data) return;
   const std::int64_t tiles = (args.k.tokens + Tile::kRows - 1) / Tile::kRows;
   const auto kernel = key_gradients_kernel<Tile>;
-  launch("attention_backward, dk and dv", ctx,
-         {block_count("attention_backward", tiles, args.k.batch, args.k.heads), Tile::kThreads, Tile::kSharedBytes},
-         kernel, args, statistics, padded);
+  launch_dependent(
+      "attention_backward, dk and dv", ctx,
+      {block_count("attention_backward", tiles, args.k.batch, args.k.heads), Tile::kThreads, Tile::kSharedBytes},
+      kernel, args, statistics, padded);
 }
 
 template <class Tile>
@@ -233,24 +194,19 @@ void run_query_gradients(Context& ctx, const AttentionBackward<bf16>& args, cons
   const std::int64_t tiles = (args.q.tokens + Tile::kRows - 1) / Tile::kRows;
   if (!args.dq.data || tiles == 0) return;
   const auto kernel = query_gradients_kernel<Tile>;
-  launch("attention_backward, dq", ctx,
-         {block_count("attention_backward", tiles, args.q.batch, args.q.heads), Tile::kThreads, Tile::kSharedBytes},
-         kernel, args, statistics, padded);
+  launch_dependent(
+      "attention_backward, dq", ctx,
+      {block_count("attention_backward", tiles, args.q.batch, args.q.heads), Tile::kThreads, Tile::kSharedBytes},
+      kernel, args, statistics, padded);
 }
 
 }  // namespace
 
-void attention_backward_mma(Context& ctx, const AttentionBackward<bf16>& args) {
-  const std::int64_t padded = (args.q.tokens + kStatisticsRows - 1) / kStatisticsRows * kStatisticsRows;
-  const std::int64_t count = args.q.batch * args.q.heads * padded;
-  const Storage storage(ctx.allocator, count * std::int64_t(sizeof(Statistics)));
-  auto* statistics = static_cast<Statistics*>(storage.data());
-  if (count > 0)
-    launch("attention_backward, delta", ctx, {block_count("attention_backward", (count + 7) / 8, 1, 1), 256},
-           statistics_kernel, statistics, args, padded);
+void attention_backward_mma(Context& ctx, const AttentionBackward<bf16>& args, const Statistics* statistics) {
+  const int padded = int(padded_rows(args));
   dispatch_dim(args.q.dim, [&]<int kDim>() {
-    run_key_gradients<BackwardTile<kDim, 4, 64, kDim == 128 ? 32 : 64, 2>>(ctx, args, statistics, int(padded));
-    run_query_gradients<BackwardTile<kDim, 4, 64, 64, 2>>(ctx, args, statistics, int(padded));
+    run_key_gradients<BackwardTile<kDim, 4, 64, kDim == 128 ? 32 : 64, 2>>(ctx, args, statistics, padded);
+    run_query_gradients<BackwardTile<kDim, 4, 64, 64, 2>>(ctx, args, statistics, padded);
   });
 }
 

@@ -2,7 +2,7 @@
 // Work is 4 Tq Tk D / 2 FLOP a head against 4 T D values of traffic: bound by tensor cores, not memory. What counts is
 // that they never wait: a warp holds its rows of o and the scores of a tile in registers, p goes from one product to
 // the next without shared memory, and the keys and values of the next tile arrive while this one is computed.
-#include "cuda/attention.cuh"
+#include "cuda/attention_softmax.cuh"
 
 namespace cbq::cuda {
 namespace {
@@ -17,82 +17,13 @@ struct ForwardTile {
   static constexpr int kSharedBytes = kQueryBytes + 4 * kKeyBytes;  // q, and two stages of k and v
 };
 
-// Rows g and g + 8 of each row tile, of which four lanes share each row.
-template <class Tile>
-struct SoftmaxState {
-  Accumulator<Tile::kRowTiles, Tile::kDim / 8> o;
-  float max[Tile::kRowTiles][2], sum[Tile::kRowTiles][2];  // of raw scores; sum is this lane's part
-};
-
 template <class Tile>
 using Scores = Accumulator<Tile::kRowTiles, Tile::kKeys / 8>;
-
-// Minus infinity for keys behind the last one a row sees; `last` is that key of the lane's first row, `key` the lane's
-// first column.
-template <int kRowTiles, int kBlocks>
-__device__ void mask(Accumulator<kRowTiles, kBlocks>& s, int last, int key) {
-#pragma unroll
-  for (int i = 0; i < kRowTiles; ++i)
-#pragma unroll
-    for (int j = 0; j < kBlocks; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        if (key + 8 * j + e % 2 > last + 16 * i + e / 2 * 8) s[i][j][e] = -kInfinity;
-}
-
-// Scores to exp(scale (s - max)), max over all tiles so far; what was summed with an older max is scaled down. Every
-// query sees key 0, so max is finite from the first tile on unless the scores themselves are not.
-template <class Tile>
-__device__ void online_softmax(Scores<Tile>& s, SoftmaxState<Tile>& state, float scale_log2) {
-#pragma unroll
-  for (int i = 0; i < Tile::kRowTiles; ++i)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float old = state.max[i][half];
-      float max = old;
-#pragma unroll
-      for (int j = 0; j < Tile::kKeys / 8; ++j) max = fmaxf(max, fmaxf(s[i][j][2 * half], s[i][j][2 * half + 1]));
-      max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 1));
-      max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
-      state.max[i][half] = max;
-      const float shift = max * scale_log2, decay = exp2_fast((old - max) * scale_log2);
-      float sum = 0;
-#pragma unroll
-      for (int j = 0; j < Tile::kKeys / 8; ++j)
-#pragma unroll
-        for (int e = 2 * half; e < 2 * half + 2; ++e) {
-          s[i][j][e] = exp2_fast(fmaf(s[i][j][e], scale_log2, -shift));
-          sum += s[i][j][e];
-        }
-      state.sum[i][half] = state.sum[i][half] * decay + sum;
-#pragma unroll
-      for (int j = 0; j < Tile::kDim / 8; ++j) state.o[i][j][2 * half] *= decay, state.o[i][j][2 * half + 1] *= decay;
-    }
-}
-
-template <class Tile>
-__device__ void store_result(const AttentionForward<bf16>& a, const SoftmaxState<Tile>& state, const BlockPosition& at,
-                             int query) {
-  const int queries = int(a.q.tokens);
-  float inverse[Tile::kRowTiles][2];
-#pragma unroll
-  for (int i = 0; i < Tile::kRowTiles; ++i)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float sum = state.sum[i][half];
-      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-      inverse[i][half] = 1 / sum;
-      const int row = query + 16 * i + 8 * half;
-      if (a.lse && threadIdx.x % 4 == 0 && row < queries)
-        a.lse[at.batch_head * queries + row] = state.max[i][half] * a.scale + logf(sum);
-    }
-  store_rows(head_rows(a.o, at.batch, at.head), state.o, inverse, query, queries, int(a.q.dim));
-}
 
 template <class Tile>
 __global__ __launch_bounds__(Tile::kThreads,
                              Tile::kBlocksPerSm) void forward_kernel(const __grid_constant__ AttentionForward<bf16> a) {
+  await_previous();
   extern __shared__ __align__(1024) unsigned char shared[];
   constexpr int kDim = Tile::kDim, kKeys = Tile::kKeys;
   const int queries = int(a.q.tokens), keys = int(a.k.tokens), dim = int(a.q.dim), offset = keys - queries;
@@ -114,13 +45,11 @@ __global__ __launch_bounds__(Tile::kThreads,
     commit_copies();
   };
 
-  SoftmaxState<Tile> state;
-  clear(state.o);
-#pragma unroll
-  for (int i = 0; i < Tile::kRowTiles; ++i)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) state.max[i][half] = -kInfinity, state.sum[i][half] = 0;
-
+  Accumulator<Tile::kRowTiles, kDim / 8> o;
+  SoftmaxState<Tile::kRowTiles> softmax;
+  RowFactors<Tile::kRowTiles> factor;
+  clear(o);
+  softmax.clear();
   Copier(head_rows(a.q, at.batch, at.head), block_query, queries, dim).template copy<Tile::kQueries>(q_tile);
   copy_keys(0);
 #pragma unroll 1
@@ -135,19 +64,22 @@ __global__ __launch_bounds__(Tile::kThreads,
     Scores<Tile> s;
     multiply_transposed<kDim, Tile::kRowTiles, kKeys / 8>(s, q_now, stage + lane_offset_b<kDim>(lane));
     if (key + kKeys - 1 > warp_query + offset) mask(s, query + offset, key + lane % 4 * 2);
-    online_softmax<Tile>(s, state, a.scale * kLog2E);
-    multiply<kDim, Tile::kRowTiles, kKeys / 8>(state.o, s, stage + Tile::kKeyBytes + lane_offset_a<kDim>(lane));
+    softmax.add(s, factor, a.scale * kLog2E);
+    scale_rows(o, factor);
+    multiply<kDim, Tile::kRowTiles, kKeys / 8>(o, s, stage + Tile::kKeyBytes + lane_offset_a<kDim>(lane));
   }
-  store_result<Tile>(a, state, at, query);
+  softmax.finish(factor, a.lse ? a.lse + at.batch_head * queries : nullptr, query, queries, a.scale);
+  store_rows(head_rows(a.o, at.batch, at.head), o, factor, query, queries, dim);
 }
 
 template <class Tile>
 void run_forward(Context& ctx, const AttentionForward<bf16>& args) {
   const std::int64_t tiles = (args.q.tokens + Tile::kQueries - 1) / Tile::kQueries;
   const auto kernel = forward_kernel<Tile>;
-  launch("attention_forward", ctx,
-         {block_count("attention_forward", tiles, args.q.batch, args.q.heads), Tile::kThreads, Tile::kSharedBytes},
-         kernel, args);
+  launch_dependent(
+      "attention_forward", ctx,
+      {block_count("attention_forward", tiles, args.q.batch, args.q.heads), Tile::kThreads, Tile::kSharedBytes}, kernel,
+      args);
 }
 
 }  // namespace

@@ -34,6 +34,7 @@ class CudaContext final : public Context {
 
   const bool waits;              // after each launch: CBQ_SYNC=1 was set when the device was opened
   const bool overlaps_launches;  // launch_dependent() of cuda/launch.h can do what it is for
+  const bool has_wgmma;          // kernels of cuda/wgmma.cuh run: capability 9.0, compiled for
   const int multiprocessors;
   const Stream stream;
   const LtHandle blas;

@@ -92,6 +92,15 @@ bool has_dependent_launch() {
   return attributes.ptxVersion >= 90;
 }
 
+// Whether the device is of capability 9.0 and runs code compiled for it, not for an older one.
+bool runs_wgmma(int device) {
+  cudaDeviceProp properties{};
+  cudaFuncAttributes attributes{};
+  CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  CUDA_CHECK(cudaFuncGetAttributes(&attributes, probe_kernel));
+  return properties.major == 9 && properties.minor == 0 && attributes.binaryVersion == 90;
+}
+
 int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
   CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
@@ -113,6 +122,7 @@ CudaContext::CudaContext(int device, Stream made, FreshMemory fresh)
               std::make_shared<PinnedAllocator>()),
       waits(is_sync_asked_for()),
       overlaps_launches(has_dependent_launch()),
+      has_wgmma(runs_wgmma(device)),
       multiprocessors(attribute(cudaDevAttrMultiProcessorCount, device)),
       stream(std::move(made)),
       blas(make_blas()),
