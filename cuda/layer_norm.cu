@@ -11,10 +11,11 @@ struct Moments {
   float mean, squares;
 };
 
-// Of the values of all threads of a row together, each of which holds `count` values (Chan, Golub & LeVeque 1979): one
+// Of the values of all threads of a row together, each of which holds kElements (Chan, Golub & LeVeque 1979): one
 // reduction, where a sum and then squared distances from the row's mean take two.
 template <class S>
-__device__ Moments merge_equal(Moments m, float count) {
+__device__ Moments merge_equal(Moments m) {
+  float count = S::kElements;
   const auto merge_lanes = [&](int lanes) {
 #pragma unroll
     for (int offset = lanes / 2; offset > 0; offset /= 2, count *= 2) {
@@ -38,34 +39,33 @@ __device__ Moments merge_equal(Moments m, float count) {
 // Mean and 1 / sqrt(variance + eps) of a row; the variance from centred values, which loses no digits to the mean.
 template <class S, class T>
 __device__ float2 moments(const RowIn<S, T>& in, std::int64_t cols, float eps) {
-  const auto sum = [&] {
-    float total = 0;
+  const auto sum = [&](float& total) {
     walk<S>(cols, [&](int i, auto c) {
       const Pack<float, S::kPack> v = in.at(i, c);
 #pragma unroll
       for (int k = 0; k < S::kPack; ++k) total += v.v[k];
     });
-    return total;
   };
-  const auto squares_around = [&](float mean) {
-    float total = 0;
+  const auto add_squares = [&](float& total, float mean) {
     walk<S>(cols, [&](int i, auto c) {
       const Pack<float, S::kPack> v = in.at(i, c);
 #pragma unroll
       for (int k = 0; k < S::kPack; ++k) total += (v.v[k] - mean) * (v.v[k] - mean);
     });
-    return total;
   };
-  const auto finish = [&](float mean, float squares) -> float2 {
-    return {mean, 1 / sqrtf(squares / float(cols) + eps)};
-  };
-  if (S::kHeld && cols % (S::kThreads * S::kPack) == 0) {
-    const float count = float(cols / S::kThreads), mean = sum() / count;
-    const Moments m = merge_equal<S>({mean, squares_around(mean)}, count);
-    return finish(m.mean, m.squares);
-  }
-  const float mean = row_reduce<S>(sum(), Sum()) / float(cols);
-  return finish(mean, row_reduce<S>(squares_around(mean), Sum()));
+  float mean = 0, squares = 0;
+  if constexpr (S::kHeld)
+    if (cols == S::kColumns) {
+      sum(mean);
+      mean /= float(S::kElements);
+      add_squares(squares, mean);
+      const Moments m = merge_equal<S>({mean, squares});
+      return {m.mean, 1 / sqrtf(m.squares / float(cols) + eps)};
+    }
+  sum(mean);
+  mean = row_reduce<S>(mean, Sum()) / float(cols);
+  add_squares(squares, mean);
+  return {mean, 1 / sqrtf(row_reduce<S>(squares, Sum()) / float(cols) + eps)};
 }
 
 // Floor: x read, y written; w and b, one row each, stay in the L1 cache. The row is held over the reductions, and w is
