@@ -12,6 +12,8 @@ namespace {
 // Share of the product's speed that whole steps reach, and the least time of one: some hundred small kernels
 // (docs/kernels.md, `bench/window`).
 constexpr double kShare = 0.75, kLeastStepOnGpu = 1e-3;
+// Rows, inputs and outputs of the product whose speed is measured, at least: on a GPU a small one is all launch.
+constexpr std::int64_t kLeastSide = 1, kLeastSideOnGpu = 4096;
 
 struct BlockFlops {
   double linear, attention;  // of one forward of one sample
@@ -77,10 +79,11 @@ double evaluation_flops(const ModelConfig& model, std::int64_t windows, std::int
 
 TimePlan plan_time(Context& ctx, const RunConfig& config, const ModelConfig& model, std::int64_t calibration_samples) {
   if (config.method != Method::cbq) return {};
-  const std::int64_t rows = config.batch_size * config.seqlen;
-  const double product =
-      product_seconds(ctx, rows, model.hidden, model.ffn, compute_dtype(config.precision, ctx.device));
-  const double rate = 2 * double(rows) * double(model.hidden) * double(model.ffn) / product;
+  const std::int64_t least_side = ctx.device == Device::cuda ? kLeastSideOnGpu : kLeastSide;
+  const std::int64_t rows = std::max(least_side, config.batch_size * config.seqlen),
+                     in = std::max(least_side, model.hidden), out = std::max(least_side, model.ffn);
+  const double product = product_seconds(ctx, rows, in, out, compute_dtype(config.precision, ctx.device));
+  const double rate = 2 * double(rows) * double(in) * double(out) / product;
   const double floor = reconstruction_flops(config, model, calibration_samples) / rate;
   const double least =
       ctx.device == Device::cuda
