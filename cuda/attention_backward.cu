@@ -1,7 +1,7 @@
 // Gradients of causal attention on tensor cores (formulas in attention.cuh), bf16 with f32 sums and no atomics:
-//   statistics: delta of each query, beside its lse, in one pass over o and do
-//   dk, dv:     a block owns keys and walks over the queries that see them, of all query heads of its key head, in
-//   order dq:         a block owns queries and walks over the keys they see
+//   statistics: delta of each query, beside its lse, in one pass over o and do (attention_statistics.cu)
+//   dk, dv:     a block owns keys and walks over the queries that see them, of all query heads of its key head
+//   dq:         a block owns queries and walks over the keys they see
 // The scores are computed twice, 7 products instead of 5, and every sum has a fixed order. Both walks are the same
 // thing with the roles of (k, v) and (q, do) exchanged: a warp owns 16 rows of a pair (x, y), the columns of the
 // pair (a, b) come in tiles, and from s = x a^T and y b^T the probabilities p and their gradients ds of the tile are
