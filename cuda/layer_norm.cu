@@ -6,81 +6,36 @@
 namespace cbq::cuda {
 namespace {
 
-// Mean of some values and the sum of their squared distances from it.
-struct Moments {
-  float mean, squares;
-};
-
-// Of the values of all threads of a row together, each of which holds kElements (Chan, Golub & LeVeque 1979): one
-// reduction, where a sum and then squared distances from the row's mean take two.
-template <class S>
-__device__ Moments merge_equal(Moments m) {
-  float count = S::kElements;
-  const auto merge_lanes = [&](int lanes) {
-#pragma unroll
-    for (int offset = lanes / 2; offset > 0; offset /= 2, count *= 2) {
-      const Moments other = {__shfl_xor_sync(kFullWarp, m.mean, offset), __shfl_xor_sync(kFullWarp, m.squares, offset)};
-      const float apart = other.mean - m.mean;
-      m = {0.5f * (m.mean + other.mean), m.squares + other.squares + apart * apart * (0.5f * count)};
-    }
-  };
-  merge_lanes(32);
-  constexpr int kWarps = S::kThreads / 32;
-  if constexpr (kWarps > 1) {
-    __shared__ Moments of_warp[kWarps];
-    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = m;
-    __syncthreads();
-    m = of_warp[threadIdx.x % kWarps];
-    merge_lanes(kWarps);
-  }
-  return m;
-}
-
-// Mean and 1 / sqrt(variance + eps) of a row; the variance from centred values, which loses no digits to the mean.
+// Mean and 1 / sqrt(variance + eps) of a row; the variance from the centred row, which loses no digits to the mean.
 template <class S, class T>
 __device__ float2 moments(const RowIn<S, T>& in, std::int64_t cols, float eps) {
-  const auto sum = [&](float& total) {
-    walk<S>(cols, [&](int i, auto c) {
-      const Pack<float, S::kPack> v = in.at(i, c);
+  float sum = 0, squares = 0;
+  walk<S>(cols, [&](int i, auto c) {
+    const Pack<float, S::kPack> v = in.at(i, c);
 #pragma unroll
-      for (int k = 0; k < S::kPack; ++k) total += v.v[k];
-    });
-  };
-  const auto add_squares = [&](float& total, float mean) {
-    walk<S>(cols, [&](int i, auto c) {
-      const Pack<float, S::kPack> v = in.at(i, c);
+    for (int k = 0; k < S::kPack; ++k) sum += v.v[k];
+  });
+  const float mean = row_reduce<S>(sum, Sum()) / float(cols);
+  walk<S>(cols, [&](int i, auto c) {
+    const Pack<float, S::kPack> v = in.at(i, c);
 #pragma unroll
-      for (int k = 0; k < S::kPack; ++k) total += (v.v[k] - mean) * (v.v[k] - mean);
-    });
-  };
-  float mean = 0, squares = 0;
-  if constexpr (S::kHeld)
-    if (cols == S::kColumns) {
-      sum(mean);
-      mean /= float(S::kElements);
-      add_squares(squares, mean);
-      const Moments m = merge_equal<S>({mean, squares});
-      return {m.mean, 1 / sqrtf(m.squares / float(cols) + eps)};
-    }
-  sum(mean);
-  mean = row_reduce<S>(mean, Sum()) / float(cols);
-  add_squares(squares, mean);
+    for (int k = 0; k < S::kPack; ++k) squares += (v.v[k] - mean) * (v.v[k] - mean);
+  });
   return {mean, 1 / sqrtf(row_reduce<S>(squares, Sum()) / float(cols) + eps)};
 }
 
-// Floor: x read, y written; w and b, one row each, stay in the L1 cache. The row is held over the reductions, and w is
-// loaded before them.
+// Floor: x read, y written; w and b, one row each, stay in the L1 cache. The row is held over both reductions.
 template <class S, class T>
 __global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
     forward_kernel(Rows<T> y, float* mean, float* rstd, Rows<const T> x, const T* w, const T* b, float eps) {
   await_previous();
   constexpr int N = S::kPack;
   take_row<S>(x.rows, [&](std::int64_t r) {
-    const RowIn<S, T> in(row_of(x, r), x.cols), weights(w, x.cols);
+    const RowIn<S, T> in(row_of(x, r), x.cols);
     const float2 of_row = moments(in, x.cols, eps);
     const float m = of_row.x, s = of_row.y;
     walk<S>(x.cols, [&](int i, auto c) {
-      const Pack<float, N> v = in.at(i, c), weight = weights.at(i, c), bias = load_floats<N>(b + c);
+      const Pack<float, N> v = in.at(i, c), weight = load_floats<N>(w + c), bias = load_floats<N>(b + c);
       Pack<T, N> out;
 #pragma unroll
       for (int k = 0; k < N; ++k) out.v[k] = from_float<T>((v.v[k] - m) * s * weight.v[k] + bias.v[k]);
