@@ -57,6 +57,10 @@ MUTATIONS = [
      "da, b, opposite(trans_b), dy, Trans::yes"),
     ("tape: gradient overwritten", "autograd/tape.cpp", "ctx.kernels->add(ctx, grad, grad, g);", "grad = g;"),
     ("tape: shared bytes added to", "autograd/tape.cpp", "if (!grad.sole_owner()) grad = copy(ctx, grad);", ""),
+    ("tape: product added to shared bytes", "autograd/tape.cpp", "collected && collected.sole_owner() &&", "collected &&"),
+    ("matmul: da written over what was collected", "autograd/ops/matmul.cpp",
+     "ctx.kernels->matmul(ctx, da, dy, Trans::no, b, opposite(trans_b), {}, write);",
+     "ctx.kernels->matmul(ctx, da, dy, Trans::no, b, opposite(trans_b), {}, Write::set);"),
     ("optimiser: gradient left in its slot", "autograd/optim.cpp", "std::exchange(parameter.slot->grad, Tensor())",
      "parameter.slot->grad"),
 ]
