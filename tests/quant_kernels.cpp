@@ -15,24 +15,6 @@ std::unique_ptr<Context> open(int threads = 2) {
   return cpu::open(threads, FreshMemory::nan_bytes);
 }
 
-std::vector<std::uint8_t> bytes_of(Context& ctx, const Tensor& x) {
-  std::vector<std::uint8_t> bytes(std::size_t(x.bytes()));
-  if (x) to_host_bytes(ctx, std::as_writable_bytes(std::span(bytes)), x);
-  return bytes;
-}
-
-Tensor forward(Context& ctx, const RoundingTensors& t) {
-  Tensor y(ctx, t.w.shape(), t.w.dtype());
-  ctx.kernels->quantise_weight_forward(ctx, y, t.quantiser());
-  return y;
-}
-
-Tensor codes_of(Context& ctx, const RoundingTensors& t) {
-  Tensor codes(ctx, t.w.shape(), DType::u8);
-  ctx.kernels->weight_codes(ctx, codes, t.quantiser());
-  return codes;
-}
-
 TEST(Rounding, ForwardIsTheFormula) {
   auto ctx = open();
   for (const RoundingSpec& spec : rounding_specs())

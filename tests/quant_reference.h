@@ -156,6 +156,26 @@ struct RoundingTensors {
   WeightQuantiserGrads grads() const { return {w, scale, zero, dense, a1, a2}; }
 };
 
+// A tensor's bytes; none of an empty one.
+inline std::vector<std::uint8_t> bytes_of(Context& ctx, const Tensor& x) {
+  std::vector<std::uint8_t> bytes(std::size_t(x.bytes()));
+  if (x) to_host_bytes(ctx, std::as_writable_bytes(std::span(bytes)), x);
+  return bytes;
+}
+
+// w_hat, and the codes, of a problem's tensors on their device.
+inline Tensor forward(Context& ctx, const RoundingTensors& t) {
+  Tensor y(ctx, t.w.shape(), t.w.dtype());
+  ctx.kernels->quantise_weight_forward(ctx, y, t.quantiser());
+  return y;
+}
+
+inline Tensor codes_of(Context& ctx, const RoundingTensors& t) {
+  Tensor codes(ctx, t.w.shape(), DType::u8);
+  ctx.kernels->weight_codes(ctx, codes, t.quantiser());
+  return codes;
+}
+
 // Every combination of the choices over sizes around the vector widths, one and several groups, and rows of several
 // pieces.
 inline std::vector<RoundingSpec> rounding_specs() {
