@@ -9,10 +9,11 @@
 
 namespace cbq::ops {
 
-// y (M,N) = op(a) op(b) + bias. Saves a and b. A constant operand costs no gradient GEMM.
-Var matmul(Context& ctx, const Var& a, Trans trans_a, const Var& b, Trans trans_b, const Var& bias = {});
-// y (R,out) = x (R,in) w (out,in)^T + bias: a linear layer as checkpoints store it.
-Var linear(Context& ctx, const Var& x, const Var& w, const Var& bias = {});
+// y (M,N) = op(a) op(b) + bias + addend (M,N). Saves a and b. A constant operand costs no gradient GEMM.
+Var matmul(Context& ctx, const Var& a, Trans trans_a, const Var& b, Trans trans_b, const Var& bias = {},
+           const Var& addend = {});
+// y (R,out) = x (R,in) w (out,in)^T + bias + addend: a linear layer as checkpoints store it.
+Var linear(Context& ctx, const Var& x, const Var& w, const Var& bias = {}, const Var& addend = {});
 // Equal shapes. add saves nothing; mul saves both.
 Var add(Context& ctx, const Var& a, const Var& b);
 Var mul(Context& ctx, const Var& a, const Var& b);
@@ -42,8 +43,18 @@ Var softmax(Context& ctx, const Var& x);                      // saves y
 Var activation(Context& ctx, const Var& x, Activation kind);  // saves x
 Var gated(Context& ctx, const Var& gate, const Var& up);      // silu(gate) * up; saves both
 
-// Per-token fake quantisation with a learned factor (1) on the dynamic range. Saves x, factor.
-Var fake_quant(Context& ctx, const Var& x, const Var& factor, int bits, Symmetry symmetry);
+// The inputs of a quantiser of activations as Vars (core/kernel_args.h).
+struct ActivationQuantiserVars {
+  Var factor;  // (1)
+  int bits;
+  Symmetry symmetry;
+};
+// Per-token fake quantisation with a learned factor on the dynamic range. Saves x, factor.
+Var fake_quant(Context& ctx, const Var& x, const ActivationQuantiserVars& quantiser);
+// fake_quant(rms_norm(x, w)) in one pass, w constant. Saves x, w, rstd, range, factor.
+Var rms_norm_quant(Context& ctx, const Var& x, const Tensor& w, double eps, const ActivationQuantiserVars& quantiser);
+// fake_quant(gated(gate, up)) in one pass. Saves gate, up, range, factor.
+Var gated_quant(Context& ctx, const Var& gate, const Var& up, const ActivationQuantiserVars& quantiser);
 // The inputs of a weight quantiser as Vars (core/kernel_args.h). `w` may be learned; of dense and (a1, a2) at most one
 // is set.
 struct WeightQuantiserVars {

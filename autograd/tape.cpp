@@ -18,13 +18,13 @@ void Slot::collect(Context& ctx, Tensor g) {
 }
 
 Grads::Target Grads::take(std::size_t i, const Shape& shape, DType dtype) const {
-  require(wants(i), "tape: the gradient of input ", i, " is not wanted");
+  if (!wants(i)) return {};
   Tensor& collected = inputs_[i]->grad;
   require(!collected || collected.shape() == shape, "tape: gradients ", collected.shape(), " and ", shape,
           " meet in one value");
-  const bool is_ours = collected && collected.sole_owner() && collected.dtype() == dtype;
-  if (!is_ours) return {Tensor(ctx_, shape, dtype), Write::set};
-  return {std::exchange(collected, Tensor()), Write::add};
+  if (!collected || collected.dtype() != dtype) return {Tensor(ctx_, shape, dtype), {}};
+  const Tensor addend = std::exchange(collected, Tensor());
+  return {addend.sole_owner() ? addend : Tensor(ctx_, shape, dtype), addend};
 }
 
 Var Tape::leaf(Tensor value) {

@@ -53,11 +53,10 @@ class Grads {
   Tensor make(std::size_t i, const Tensor& like) const {
     return wants(i) ? Tensor(ctx_, like.shape(), like.dtype()) : Tensor();
   }
-  // Where a kernel that can add (matmul) puts the gradient of the wanted input i: what other ops gave so far, taken out
-  // of the slot to be added to, or a fresh tensor to be written. Give it back by set().
+  // For kernels with an addend: where the gradient of input i goes, empty if it is not wanted, and what other ops gave
+  // so far, taken out of the slot, or nothing. Both are one tensor where nobody else reads it. Give grad back by set().
   struct Target {
-    Tensor grad;
-    Write write;
+    Tensor grad, addend;
   };
   Target take(std::size_t i, const Shape& shape, DType dtype) const;
   // Gives the gradient of input i; ignored if it is not wanted.

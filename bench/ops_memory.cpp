@@ -18,12 +18,12 @@ void add_norms(GpuRows& rows) {
   rows.add("gpu/rms_norm/backward", 0, [](Operands& o) -> Call {
     const Tensor dx = o.output({kR, kC}), dy = o.input({kR, kC}), x = o.input({kR, kC}), w = o.input({kC});
     const Tensor rstd = o.constant({kR}, 1);
-    return [=, &ctx = o.ctx] { ctx.kernels->rms_norm_backward(ctx, dx, {}, dy, x, w, rstd); };
+    return [=, &ctx = o.ctx] { ctx.kernels->rms_norm_backward(ctx, dx, {}, dy, x, w, rstd, {}); };
   });
   rows.add("gpu/rms_norm/backward with dw", 0, [](Operands& o) -> Call {
     const Tensor dx = o.output({kR, kC}), dw = o.output({kC}), dy = o.input({kR, kC}), x = o.input({kR, kC});
     const Tensor w = o.input({kC}), rstd = o.constant({kR}, 1);
-    return [=, &ctx = o.ctx] { ctx.kernels->rms_norm_backward(ctx, dx, dw, dy, x, w, rstd); };
+    return [=, &ctx = o.ctx] { ctx.kernels->rms_norm_backward(ctx, dx, dw, dy, x, w, rstd, {}); };
   });
   rows.add("gpu/layer_norm/forward", 0, [](Operands& o) -> Call {
     const Tensor y = o.output({kR, kC}), mean = o.output({kR}, DType::f32), rstd = o.output({kR}, DType::f32);
@@ -33,12 +33,12 @@ void add_norms(GpuRows& rows) {
   rows.add("gpu/layer_norm/backward", 0, [](Operands& o) -> Call {
     const Tensor dx = o.output({kR, kC}), dy = o.input({kR, kC}), x = o.input({kR, kC}), w = o.input({kC});
     const Tensor mean = o.constant({kR}, 0), rstd = o.constant({kR}, 1);
-    return [=, &ctx = o.ctx] { ctx.kernels->layer_norm_backward(ctx, dx, {}, {}, dy, x, w, mean, rstd); };
+    return [=, &ctx = o.ctx] { ctx.kernels->layer_norm_backward(ctx, dx, {}, {}, dy, x, w, mean, rstd, {}); };
   });
   rows.add("gpu/layer_norm/backward with dw, db", 0, [](Operands& o) -> Call {
     const Tensor dx = o.output({kR, kC}), dw = o.output({kC}), db = o.output({kC}), dy = o.input({kR, kC});
     const Tensor x = o.input({kR, kC}), w = o.input({kC}), mean = o.constant({kR}, 0), rstd = o.constant({kR}, 1);
-    return [=, &ctx = o.ctx] { ctx.kernels->layer_norm_backward(ctx, dx, dw, db, dy, x, w, mean, rstd); };
+    return [=, &ctx = o.ctx] { ctx.kernels->layer_norm_backward(ctx, dx, dw, db, dy, x, w, mean, rstd, {}); };
   });
 }
 
@@ -100,13 +100,50 @@ void add_losses(GpuRows& rows) {
 void add_quantiser(GpuRows& rows) {
   rows.add("gpu/fake_quant/forward", 0, [](Operands& o) -> Call {
     const Tensor y = o.output({kR, kC}), x = o.input({kR, kC}), factor = o.constant({1}, 0.9);
-    return [=, &ctx = o.ctx] { ctx.kernels->fake_quant_forward(ctx, y, x, factor, kBits, Symmetry::symmetric); };
+    return [=, &ctx = o.ctx] { ctx.kernels->fake_quant_forward(ctx, y, x, {factor, kBits, Symmetry::symmetric}); };
   });
   rows.add("gpu/fake_quant/backward", 0, [](Operands& o) -> Call {
     const Tensor dx = o.output({kR, kC}), dfactor = o.output({1}, DType::f32), dy = o.input({kR, kC});
     const Tensor x = o.input({kR, kC}), factor = o.constant({1}, 0.9);
     return [=, &ctx = o.ctx] {
-      ctx.kernels->fake_quant_backward(ctx, dx, dfactor, dy, x, factor, kBits, Symmetry::symmetric);
+      ctx.kernels->fake_quant_backward(ctx, dx, dfactor, dy, x, {factor, kBits, Symmetry::symmetric});
+    };
+  });
+}
+
+// Both ops of a pair in one pass.
+void add_fused(GpuRows& rows) {
+  rows.add("gpu/rms_norm_quant/forward", 0, [](Operands& o) -> Call {
+    const Tensor y = o.output({kR, kC}), rstd = o.output({kR}, DType::f32), range = o.output({kR, 2}, DType::f32);
+    const Tensor x = o.input({kR, kC}), w = o.input({kC}), factor = o.constant({1}, 0.9);
+    return [=, &ctx = o.ctx] {
+      ctx.kernels->rms_norm_quant_forward(ctx, y, rstd, range, x, w, kEps, {factor, kBits, Symmetry::symmetric});
+    };
+  });
+  // With the gradient of the residual, as in training.
+  rows.add("gpu/rms_norm_quant/backward", 0, [](Operands& o) -> Call {
+    const Tensor dx = o.output({kR, kC}), dfactor = o.output({1}, DType::f32), dy = o.input({kR, kC});
+    const Tensor x = o.input({kR, kC}), w = o.input({kC}), addend = o.input({kR, kC}), factor = o.constant({1}, 0.9);
+    const Tensor rstd = o.constant({kR}, 1), range = o.input({kR, 2}, DType::f32, 4);
+    return [=, &ctx = o.ctx] {
+      ctx.kernels->rms_norm_quant_backward(ctx, dx, dfactor, dy, x, w, rstd, range,
+                                           {factor, kBits, Symmetry::symmetric}, addend);
+    };
+  });
+  rows.add("gpu/gated_quant/forward", 0, [](Operands& o) -> Call {
+    const Tensor y = o.output({kR, kF}), range = o.output({kR, 2}, DType::f32);
+    const Tensor gate = o.input({kR, kF}), up = o.input({kR, kF}), factor = o.constant({1}, 0.9);
+    return [=, &ctx = o.ctx] {
+      ctx.kernels->gated_quant_forward(ctx, y, range, gate, up, {factor, kBits, Symmetry::symmetric});
+    };
+  });
+  rows.add("gpu/gated_quant/backward", 0, [](Operands& o) -> Call {
+    const Tensor dgate = o.output({kR, kF}), dup = o.output({kR, kF}), dfactor = o.output({1}, DType::f32);
+    const Tensor dy = o.input({kR, kF}), gate = o.input({kR, kF}), up = o.input({kR, kF});
+    const Tensor range = o.input({kR, 2}, DType::f32, 4), factor = o.constant({1}, 0.9);
+    return [=, &ctx = o.ctx] {
+      ctx.kernels->gated_quant_backward(ctx, dgate, dup, dfactor, dy, gate, up, range,
+                                        {factor, kBits, Symmetry::symmetric});
     };
   });
 }
@@ -148,6 +185,7 @@ void add_memory_rows(GpuRows& rows) {
   add_layers(rows);
   add_losses(rows);
   add_quantiser(rows);
+  add_fused(rows);
   add_optimiser(rows);
 }
 

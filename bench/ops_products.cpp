@@ -56,9 +56,9 @@ Call product(Operands& o, const Shape& weight, Pass pass) {
   const Tensor x = tensor(of_x, Pass::dx), w = tensor(weight, Pass::dw), y = tensor(of_y, Pass::forward);
   return [=, &ctx = o.ctx] {
     const auto matmul = ctx.kernels->matmul;
-    if (pass == Pass::forward) matmul(ctx, y, x, Trans::no, w, Trans::yes, {}, Write::set);
-    if (pass == Pass::dx) matmul(ctx, x, y, Trans::no, w, Trans::no, {}, Write::set);
-    if (pass == Pass::dw) matmul(ctx, w, y, Trans::yes, x, Trans::no, {}, Write::set);
+    if (pass == Pass::forward) matmul(ctx, y, x, Trans::no, w, Trans::yes, {}, {});
+    if (pass == Pass::dx) matmul(ctx, x, y, Trans::no, w, Trans::no, {}, {});
+    if (pass == Pass::dw) matmul(ctx, w, y, Trans::yes, x, Trans::no, {}, {});
   };
 }
 

@@ -27,13 +27,13 @@ Product::Product(const Setup& setup, std::int64_t m, std::int64_t n, std::int64_
       times(times_) {}
 
 void Product::forward(Context& ctx) const {
-  for (std::int64_t i = 0; i < times; ++i) ctx.kernels->matmul(ctx, y, x, Trans::no, w, Trans::yes, View(), Write::set);
+  for (std::int64_t i = 0; i < times; ++i) ctx.kernels->matmul(ctx, y, x, Trans::no, w, Trans::yes, {}, {});
 }
 
 void Product::backward(Context& ctx) const {
   for (std::int64_t i = 0; i < times; ++i) {
-    ctx.kernels->matmul(ctx, dx, dy, Trans::no, w, Trans::no, View(), Write::set);
-    ctx.kernels->matmul(ctx, dw, dy, Trans::yes, x, Trans::no, View(), Write::set);
+    ctx.kernels->matmul(ctx, dx, dy, Trans::no, w, Trans::no, {}, {});
+    ctx.kernels->matmul(ctx, dw, dy, Trans::yes, x, Trans::no, {}, {});
   }
 }
 

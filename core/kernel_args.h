@@ -8,8 +8,6 @@
 namespace cbq {
 
 enum class Trans { no, yes };
-// The one place where a kernel may accumulate: matmul, because BLAS adds for free.
-enum class Write { set, add };
 enum class Activation { relu, silu, gelu, gelu_tanh };
 enum class Rotation { forward, inverse };
 
@@ -17,6 +15,13 @@ enum class Rotation { forward, inverse };
 // symmetric: z = 2^(bits-1), range (-a, a) with s = a / ((2^bits - 1) / 2), as compressed-tensors defines it.
 // asymmetric: range (lo, hi) with lo <= 0 <= hi, s = (hi - lo) / (2^bits - 1), z = round(-lo / s).
 enum class Symmetry { asymmetric, symmetric };
+
+// A quantiser of activations: each row on the grid of its range times `factor`.
+struct ActivationQuantiser {
+  View factor;  // (1), > 0
+  int bits;
+  Symmetry symmetry;
+};
 
 // Grid of a weight (out, in): one step size and zero point per row and group of G = in / scale.cols() columns.
 struct WeightGrid {

@@ -1,11 +1,12 @@
 // The contract of a backend: one function per kernel, one table per backend.
 //
 // Letters: B batch, T tokens, R = B*T rows, C channels, H heads, D head size, V vocabulary, G group size, K rank.
-// Rules: outputs first, then inputs, then scalars. A kernel writes (=) its outputs and never accumulates, except matmul
-// with Write::add. An output whose View is empty is not wanted and is skipped. Columns are contiguous; rows may be
+// Rules: outputs first, then inputs, then scalars. A kernel writes (=) its outputs and never accumulates, except into
+// an `addend`: an empty View, or a matrix shaped as the output, which it may also be, that is added to the result
+// before it is rounded. An output whose View is empty is not wanted and is skipped. Columns are contiguous; rows may be
 // strided where the backend takes Rows or Heads. Floats are f32 or f64 on the CPU, f32 or bf16 on CUDA; `convert` takes
-// every float type. What keeps f32 beside bf16 values: row statistics (rstd, mean, lse), losses, cos and sin, the
-// inputs of weight quantisers and grids with their gradients, and all that optimisers read and write. Sums run in a
+// every float type. What keeps f32 beside bf16 values: row statistics (rstd, mean, lse, range), losses, cos and sin,
+// the inputs of weight quantisers and grids with their gradients, and all that optimisers read and write. Sums run in a
 // fixed order: two runs give the same bits. NaN is never an argument of a comparison that decides silently: argmax_rows
 // and column_range pass over it, sort_magnitudes puts it last, all else hands it on. Shapes are checked by the ops that
 // call.
@@ -52,21 +53,23 @@ struct Kernels {
   void (*count_different)(Context&, View count /*(1) i32*/, View a /*u8*/, View b);  // capped at 2^31 - 1
 
   // ---- matmul
-  // y = op(a) op(b) + bias, or y += with Write::add; y (M,N), op(a) (M,K), op(b) (K,N), bias (N) or empty.
-  void (*matmul)(Context&, View y, View a, Trans trans_a, View b, Trans trans_b, View bias, Write write);
+  // y = op(a) op(b) + bias + addend; y (M,N), op(a) (M,K), op(b) (K,N), bias (N) or empty.
+  void (*matmul)(Context&, View y, View a, Trans trans_a, View b, Trans trans_b, View bias, View addend);
 
   // ---- layers
   void (*embedding_forward)(Context&, View y /*(R,C)*/, View table /*(V,C)*/, View ids /*(R)*/);
   void (*embedding_backward)(Context&, View dtable /*(V,C)*/, View dy, View ids);
   // y = x * rstd * w, rstd = 1 / sqrt(mean_c(x^2) + eps)   (Zhang & Sennrich 2019, eq. 4)
   void (*rms_norm_forward)(Context&, View y, View rstd /*(R)*/, View x, View w /*(C)*/, double eps);
-  // dx = rstd (w dy - x rstd^2 mean_c(w dy x)), dw = sum_r(dy x rstd)
-  void (*rms_norm_backward)(Context&, View dx, View dw, View dy, View x, View w, View rstd);
+  // dx = rstd (w dy - x rstd^2 mean_c(w dy x)) + addend, dw = sum_r(dy x rstd). No addend where dw is wanted.
+  void (*rms_norm_backward)(Context&, View dx, View dw, View dy, View x, View w, View rstd, View addend);
   // y = (x - mean) * rstd * w + b, rstd = 1 / sqrt(var_c(x) + eps), biased variance   (Ba et al. 2016)
   void (*layer_norm_forward)(Context&, View y, View mean /*(R)*/, View rstd /*(R)*/, View x, View w, View b,
                              double eps);
-  // n = (x - mean) rstd: dx = rstd (w dy - mean_c(w dy) - n mean_c(w dy n)), dw = sum_r(dy n), db = sum_r(dy)
-  void (*layer_norm_backward)(Context&, View dx, View dw, View db, View dy, View x, View w, View mean, View rstd);
+  // n = (x - mean) rstd: dx = rstd (w dy - mean_c(w dy) - n mean_c(w dy n)) + addend, dw = sum_r(dy n), db = sum_r(dy).
+  // No addend where dw or db is wanted.
+  void (*layer_norm_backward)(Context&, View dx, View dw, View db, View dy, View x, View w, View mean, View rstd,
+                              View addend);
   // Pairs (x_i, x_{i+D/2}) of each head turned by the angle of token t; cos, sin (T, D/2). Su et al. 2021, eq. 34, in
   // the half-split order of Hugging Face. inverse turns back, which is the gradient. y may be x.
   void (*rope)(Context&, View y /*(B,T,H,D)*/, View x, View cos, View sin, Rotation rotation);
@@ -87,11 +90,22 @@ struct Kernels {
   // ---- quantisers
   // Per row: y = s (clip(round(x/s) + z) - z) on the grid of the row's range (kernel_args.h) times factor (1).
   // An all-zero row stays zero.
-  void (*fake_quant_forward)(Context&, View y, View x, View factor, int bits, Symmetry symmetry);
+  void (*fake_quant_forward)(Context&, View y, View x, const ActivationQuantiser& quantiser);
   // Straight-through, the row's range held constant: dx = dy where not clipped, else 0;
   // dfactor = sum dy (s/factor) ((q - z) - x/s where not clipped, (q - z) where clipped)   (LSQ, 1902.08153, eq. 3)
-  void (*fake_quant_backward)(Context&, View dx, View dfactor /*(1)*/, View dy, View x, View factor, int bits,
-                              Symmetry symmetry);
+  void (*fake_quant_backward)(Context&, View dx, View dfactor /*(1)*/, View dy, View x,
+                              const ActivationQuantiser& quantiser);
+  // Both ops in one pass, where only the quantiser reads what lies in between: y = fake_quant(rms_norm(x, w)) with the
+  // norm rounded to its type; range (R,2) f32: least and largest of each row of the norm. No dw: w is constant.
+  void (*rms_norm_quant_forward)(Context&, View y, View rstd /*(R)*/, View range, View x, View w /*(C)*/, double eps,
+                                 const ActivationQuantiser& quantiser);
+  void (*rms_norm_quant_backward)(Context&, View dx, View dfactor /*(1)*/, View dy, View x, View w, View rstd,
+                                  View range, const ActivationQuantiser& quantiser, View addend);
+  // y = fake_quant(gated(gate, up)), as above.
+  void (*gated_quant_forward)(Context&, View y, View range /*(R,2)*/, View gate, View up,
+                              const ActivationQuantiser& quantiser);
+  void (*gated_quant_backward)(Context&, View dgate, View dup, View dfactor /*(1)*/, View dy, View gate, View up,
+                               View range, const ActivationQuantiser& quantiser);
   // w_hat = s (clip(u + z, 0, 2^bits - 1) - z)
   void (*quantise_weight_forward)(Context&, View w_hat, const WeightQuantiser& quantiser);
   // m = 1 where not clipped, else 0. Straight-through for u in w; for s with u - w/s held constant where s0 = s, and

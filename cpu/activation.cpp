@@ -9,7 +9,7 @@
 
 #include "cpu/backend.h"
 #include "cpu/parallel.h"
-#include "cpu/vector_math.h"
+#include "cpu/silu.h"
 
 namespace cbq::cpu {
 namespace {
@@ -23,18 +23,6 @@ struct Relu {
   template <class T>
   static T slope(T x) {
     return x > 0 ? T(1) : x <= 0 ? T(0) : x;  // NaN stays
-  }
-};
-
-struct Silu {
-  template <class T>
-  static T f(T x) {
-    return x * sigmoid(x);
-  }
-  template <class T>
-  static T slope(T x) {
-    const T s = sigmoid(x);
-    return s * (1 + x * (1 - s));
   }
 };
 

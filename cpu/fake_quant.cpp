@@ -8,87 +8,39 @@
 // not clipped, else 0:
 //   dx = m dy,  dfactor = sum_rc dy (s/factor) (q - z - m x/s)
 // A row that holds a NaN or an infinity is NaN throughout.
-#include <cmath>
-#include <limits>
 #include <numeric>
 #include <vector>
 
+#include "cpu/activation_grid.h"
 #include "cpu/backend.h"
-#include "cpu/parallel.h"
 
 namespace cbq::cpu {
-namespace {
 
-template <class T>
-struct RowGrid {
-  T s, z, last;  // step, zero point, largest code
-};
-
-template <class T>
-RowGrid<T> grid_of_row(const T* x, std::int64_t count, T factor, int bits, Symmetry symmetry) {
-  T low = 0, high = 0, poison = 0;
-#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : poison)
-  for (std::int64_t c = 0; c < count; ++c) {
-    low = x[c] < low ? x[c] : low;
-    high = x[c] > high ? x[c] : high;
-    poison += x[c] - x[c];  // 0, or NaN where x is not finite: comparisons alone would pass over a NaN
-  }
-  const T last = T((1 << bits) - 1);
-  const bool symmetric = symmetry == Symmetry::symmetric;
-  const T range = (symmetric ? 2 * std::max(-low, high) : high - low) + poison;
-  // The floor makes an all-zero row 0 / s = 0 instead of 0 / 0. Both comparisons are false for NaN.
-  const T s = factor * range / last, smallest = std::numeric_limits<T>::min();
-  const T z = symmetric ? T(1 << (bits - 1)) : range > 0 ? std::nearbyint(-low * last / range) : T(0);
-  return {s < smallest ? smallest : s, z, last};
-}
-
-template <class T>
-void forward(Rows<T> y, Rows<const T> x, T factor, int bits, Symmetry symmetry) {
-  parallel_for(x.rows, x.rows * x.cols, [&](std::int64_t r) {
-    const auto [s, z, last] = grid_of_row(x.row(r), x.cols, factor, bits, symmetry);
-#pragma omp simd
-    for (std::int64_t c = 0; c < x.cols; ++c) {
-      const T v = std::nearbyint(x(r, c) / s) + z;
-      y(r, c) = s * ((v < 0 ? T(0) : v > last ? last : v) - z);  // NaN stays
-    }
+void fake_quant_forward(Context&, View y, View x, const ActivationQuantiser& quantiser) {
+  dispatch_float(x.dtype, "fake_quant_forward", [&]<class T>() {
+    const Rows<T> to = rows<T>(y);
+    const Rows<const T> from = rows<const T>(x);
+    const T factor = *elements<const T>(quantiser.factor);
+    parallel_for(from.rows, from.rows * from.cols, [&](std::int64_t r) {
+      const RowRange<T> range = range_of_row(from.row(r), from.cols);
+      quantise_row(to.row(r), from.row(r), from.cols, grid_of_range(range, factor, quantiser.bits, quantiser.symmetry));
+    });
   });
 }
 
-// An unwanted dx has no data.
-template <class T>
-double backward(Rows<T> dx, Rows<const T> dy, Rows<const T> x, T factor, int bits, Symmetry symmetry) {
-  std::vector<double> of_row(std::size_t(x.rows));
-  parallel_for(x.rows, x.rows * x.cols, [&](std::int64_t r) {
-    const auto [s, z, last] = grid_of_row(x.row(r), x.cols, factor, bits, symmetry);
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t c = 0; c < x.cols; ++c) {
-      const T ratio = x(r, c) / s, v = std::nearbyint(ratio) + z, q = v < 0 ? T(0) : v > last ? last : v;
-      sum += double(dy(r, c)) * double(q - z - (q == v ? ratio : T(0)));
-    }
-    of_row[std::size_t(r)] = sum * double(s) / double(factor);
-    if (!dx.data) return;
-#pragma omp simd
-    for (std::int64_t c = 0; c < x.cols; ++c) {
-      const T v = std::nearbyint(x(r, c) / s) + z;
-      dx(r, c) = v >= 0 && v <= last ? dy(r, c) : T(0);
-    }
-  });
-  return std::accumulate(of_row.begin(), of_row.end(), 0.0);
-}
-
-}  // namespace
-
-void fake_quant_forward(Context&, View y, View x, View factor, int bits, Symmetry symmetry) {
-  dispatch_float(x.dtype, "fake_quant_forward",
-                 [&]<class T>() { forward(rows<T>(y), rows<const T>(x), *elements<const T>(factor), bits, symmetry); });
-}
-
-void fake_quant_backward(Context&, View dx, View dfactor, View dy, View x, View factor, int bits, Symmetry symmetry) {
+void fake_quant_backward(Context&, View dx, View dfactor, View dy, View x, const ActivationQuantiser& quantiser) {
   dispatch_float(x.dtype, "fake_quant_backward", [&]<class T>() {
-    const double sum =
-        backward(rows<T>(dx), rows<const T>(dy), rows<const T>(x), *elements<const T>(factor), bits, symmetry);
-    if (dfactor) *elements<T>(dfactor) = T(sum);
+    const Rows<T> to = rows<T>(dx);
+    const Rows<const T> grad = rows<const T>(dy), from = rows<const T>(x);
+    const T factor = *elements<const T>(quantiser.factor);
+    std::vector<double> of_row(std::size_t(from.rows));
+    parallel_for(from.rows, from.rows * from.cols, [&](std::int64_t r) {
+      const RowRange<T> range = range_of_row(from.row(r), from.cols);
+      of_row[std::size_t(r)] =
+          quantise_row_backward(to.data ? to.row(r) : nullptr, grad.row(r), from.row(r), from.cols,
+                                grid_of_range(range, factor, quantiser.bits, quantiser.symmetry), factor);
+    });
+    if (dfactor) *elements<T>(dfactor) = T(std::accumulate(of_row.begin(), of_row.end(), 0.0));
   });
 }
 

@@ -1,6 +1,6 @@
 // LayerNorm, Ba et al. 2016:
 //   y = n * w + b,  n = (x - mean) * rstd,  rstd = 1 / sqrt(var_c(x) + eps), biased variance
-//   dx = rstd (w dy - mean_c(w dy) - n mean_c(w dy n)),  dw = sum_r(dy n),  db = sum_r(dy)
+//   dx = rstd (w dy - mean_c(w dy) - n mean_c(w dy n)) + addend,  dw = sum_r(dy n),  db = sum_r(dy)
 #include <cmath>
 
 #include "cpu/backend.h"
@@ -29,7 +29,8 @@ void forward(Rows<T> y, T* mean, T* rstd, Rows<const T> x, const T* w, const T* 
 }
 
 template <class T>
-void backward(Rows<T> dx, Rows<const T> dy, Rows<const T> x, const T* w, const T* mean, const T* rstd) {
+void backward(Rows<T> dx, Rows<const T> dy, Rows<const T> x, const T* w, const T* mean, const T* rstd,
+              Rows<const T> addend) {
   parallel_for(x.rows, x.rows * x.cols, [&](std::int64_t r) {
     const T m = mean[r], s = rstd[r];
     const double sum = sum_over(x.cols, [&](std::int64_t c) { return double(w[c]) * double(dy(r, c)); });
@@ -38,7 +39,8 @@ void backward(Rows<T> dx, Rows<const T> dy, Rows<const T> x, const T* w, const T
     });
     const T mean_g = T(sum / double(x.cols)), mean_gn = T(dot / double(x.cols));
 #pragma omp simd
-    for (std::int64_t c = 0; c < x.cols; ++c) dx(r, c) = s * (w[c] * dy(r, c) - mean_g - (x(r, c) - m) * s * mean_gn);
+    for (std::int64_t c = 0; c < x.cols; ++c)
+      dx(r, c) = s * (w[c] * dy(r, c) - mean_g - (x(r, c) - m) * s * mean_gn) + (addend.data ? addend(r, c) : T(0));
   });
 }
 
@@ -51,11 +53,12 @@ void layer_norm_forward(Context&, View y, View mean, View rstd, View x, View w, 
   });
 }
 
-void layer_norm_backward(Context&, View dx, View dw, View db, View dy, View x, View w, View mean, View rstd) {
+void layer_norm_backward(Context&, View dx, View dw, View db, View dy, View x, View w, View mean, View rstd,
+                         View addend) {
   dispatch_float(x.dtype, "layer_norm_backward", [&]<class T>() {
     const Rows<const T> grad = rows<const T>(dy), in = rows<const T>(x);
     const T *m = elements<const T>(mean), *s = elements<const T>(rstd);
-    if (dx) backward(rows<T>(dx), grad, in, elements<const T>(w), m, s);
+    if (dx) backward(rows<T>(dx), grad, in, elements<const T>(w), m, s, rows<const T>(addend));
     sum_rows(elements<T>(dw), in.rows, in.cols, [&](std::int64_t r, std::int64_t c) {
       return double(grad(r, c)) * ((double(in(r, c)) - double(m[r])) * double(s[r]));
     });

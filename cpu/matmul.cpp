@@ -17,22 +17,18 @@ Operand<T> operand(Rows<const T> x, Trans trans) {
   return {x.data, std::max({x.stride, x.cols, std::int64_t(1)}), trans};  // BLAS wants a stride even without rows
 }
 
-// y_rc = bias_c, or += with Write::add
+// What the product is added to: y_rc = bias_c + addend_rc; without data they count as zero.
 template <class T>
-void write_bias(Rows<T> y, const T* bias, Write write) {
+void write_start(Rows<T> y, const T* bias, Rows<const T> addend) {
   for_pieces(y.rows, y.cols, [&](std::int64_t r, std::int64_t begin, std::int64_t end) {
-    if (write == Write::add) {
 #pragma omp simd
-      for (std::int64_t c = begin; c < end; ++c) y(r, c) += bias[c];
-    } else {
-      std::copy(bias + begin, bias + end, &y(r, begin));
-    }
+    for (std::int64_t c = begin; c < end; ++c) y(r, c) = (addend.data ? addend(r, c) : T(0)) + (bias ? bias[c] : T(0));
   });
 }
 
 }  // namespace
 
-void matmul(Context&, View y, View a, Trans trans_a, View b, Trans trans_b, View bias, Write write) {
+void matmul(Context&, View y, View a, Trans trans_a, View b, Trans trans_b, View bias, View addend) {
   dispatch_float(y.dtype, "matmul", [&]<class T>() {
     const Rows<T> to = rows<T>(y);
     if (to.rows == 0 || to.cols == 0) return;
@@ -44,12 +40,13 @@ void matmul(Context&, View y, View a, Trans trans_a, View b, Trans trans_b, View
 
     std::optional<SerialBlas> serial;
     if (to.rows * to.cols <= kSerialProduct / std::max<std::int64_t>(1, inner)) serial.emplace();
-    if (bias) write_bias(to, elements<const T>(bias), write);
-    if (to.rows == 1 && inner > 0) {
-      if (!bias && write == Write::set) std::fill_n(to.data, to.cols, T(0));
+    const bool one_row = to.rows == 1 && inner > 0, is_in_place = addend.data == y.data && !bias;
+    if (bias || (addend && !is_in_place) || (one_row && !addend))
+      write_start(to, elements<const T>(bias), rows<const T>(addend));
+    if (one_row) {
       return gemv(to.cols, inner, left.data, trans_a == Trans::yes ? left.stride : 1, right, to.data);
     }
-    gemm(to.rows, to.cols, inner, T(1), left, right, T(bias || write == Write::add ? 1 : 0), to.data, stride);
+    gemm(to.rows, to.cols, inner, T(1), left, right, T(bias || addend ? 1 : 0), to.data, stride);
   });
 }
 

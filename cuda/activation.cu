@@ -9,27 +9,15 @@
 #include <numbers>
 
 #include "cuda/map.cuh"
+#include "cuda/silu.cuh"
 
 namespace cbq::cuda {
 namespace {
-
-// The quotient is within 2 ulp, and 0 where e^-x is above 2^126, as it would be in subnormal numbers alone.
-__device__ float sigmoid(float x) {
-  return __fdividef(1, 1 + fast_exp(-x));
-}
 
 // Value and derivative of each activation as f(x) and slope(x).
 struct Relu {
   static __device__ float f(float x) { return x < 0 ? 0 : x; }                   // NaN stays
   static __device__ float slope(float x) { return x > 0 ? 1 : x <= 0 ? 0 : x; }  // NaN stays
-};
-
-struct Silu {
-  static __device__ float f(float x) { return x * sigmoid(x); }
-  static __device__ float slope(float x) {
-    const float s = sigmoid(x);
-    return s * (1 + x * (1 - s));
-  }
 };
 
 struct Gelu {
@@ -59,15 +47,6 @@ struct Value {
 template <class A>
 struct Gradient {
   __device__ float operator()(float dy, float x) const { return dy * A::slope(x); }
-};
-
-struct Gated {
-  __device__ float operator()(float gate, float up) const { return Silu::f(gate) * up; }
-};
-struct GatedGradient {
-  __device__ float2 operator()(float dy, float gate, float up) const {
-    return {dy * up * Silu::slope(gate), dy * Silu::f(gate)};
-  }
 };
 
 template <class Fn>

@@ -16,10 +16,10 @@ constexpr std::int64_t kWorkspaceBytes = 32 << 20;
 
 // What decides cuBLASLt's choice of an algorithm: types, M, N, K, the row strides of y, a, b, transposes and bias, the
 // alignments of y, a, b.
-using MatmulKey = std::array<std::int64_t, 11>;
+using MatmulKey = std::array<std::int64_t, 13>;
 struct MatmulPlan {
   LtMatmulDesc desc;
-  LtLayout a, b, y;
+  LtLayout a, b, y, addend;
   cublasLtMatmulAlgo_t algorithm;
 };
 
@@ -91,6 +91,10 @@ Fn<decltype(Kernels::gated_forward)> gated_forward;
 Fn<decltype(Kernels::gated_backward)> gated_backward;
 Fn<decltype(Kernels::fake_quant_forward)> fake_quant_forward;
 Fn<decltype(Kernels::fake_quant_backward)> fake_quant_backward;
+Fn<decltype(Kernels::rms_norm_quant_forward)> rms_norm_quant_forward;
+Fn<decltype(Kernels::rms_norm_quant_backward)> rms_norm_quant_backward;
+Fn<decltype(Kernels::gated_quant_forward)> gated_quant_forward;
+Fn<decltype(Kernels::gated_quant_backward)> gated_quant_backward;
 Fn<decltype(Kernels::quantise_weight_forward)> quantise_weight_forward;
 Fn<decltype(Kernels::quantise_weight_backward)> quantise_weight_backward;
 Fn<decltype(Kernels::rounding_regulariser_forward)> rounding_regulariser_forward;

@@ -1,6 +1,6 @@
 // LayerNorm, Ba et al. 2016:
 //   y = n * w + b,  n = (x - mean) * rstd,  rstd = 1 / sqrt(var_c(x) + eps), biased variance
-//   dx = rstd (w dy - mean_c(w dy) - n mean_c(w dy n)),  dw = sum_r(dy n),  db = sum_r(dy)
+//   dx = rstd (w dy - mean_c(w dy) - n mean_c(w dy n)) + addend,  dw = sum_r(dy n),  db = sum_r(dy)
 #include "cuda/row_sums.cuh"
 
 namespace cbq::cuda {
@@ -52,12 +52,12 @@ enum class WeightGrad { skipped, summed };
 
 template <class T>
 struct Inputs {
-  Rows<const T> dy, x;
+  Rows<const T> dy, x, addend;  // registers do not suffice for an addend beside dw and db
   const T* w;
   const float *mean, *rstd;
 };
 
-// Floor: dy and x read, dx written.
+// Floor: dy, x and the addend read, dx written.
 template <class S, class T, WeightGrad kWeight>
 __global__ void __launch_bounds__(S::kBlockThreads,
                                   kWeight == WeightGrad::skipped ? S::kBlocksPerSm : kWalkingBlocksPerSm<S>)
@@ -83,11 +83,13 @@ __global__ void __launch_bounds__(S::kBlockThreads,
     const float mean_g = sums[0] / float(cols), mean_gn = sums[1] / float(cols);
     walk<S>(cols, [&](int i, auto c) {
       const Pack<float, N> g = grad.at(i, c), v = in.at(i, c), weight = load_floats<N>(a.w + c);
+      Pack<float, N> sum = {};
+      if (kWeight == WeightGrad::skipped && a.addend.data) sum = load_floats<N>(row_of(a.addend, r) + c);
       Pack<T, N> out;
 #pragma unroll
       for (int k = 0; k < N; ++k) {
         const float n = (v.v[k] - m) * s;
-        out.v[k] = from_float<T>(s * (weight.v[k] * g.v[k] - mean_g - n * mean_gn));
+        out.v[k] = from_float<T>(fmaf(s, weight.v[k] * g.v[k] - mean_g - n * mean_gn, sum.v[k]));
         if constexpr (kWeight == WeightGrad::summed) dw[i * N + k] += g.v[k] * n, db[i * N + k] += g.v[k];
       }
       if (dx.data) store_pack(row_of(dx, r) + c, out);
@@ -153,13 +155,15 @@ void layer_norm_forward(Context& ctx, View y, View mean, View rstd, View x, View
   });
 }
 
-void layer_norm_backward(Context& ctx, View dx, View dw, View db, View dy, View x, View w, View mean, View rstd) {
+void layer_norm_backward(Context& ctx, View dx, View dw, View db, View dy, View x, View w, View mean, View rstd,
+                         View addend) {
   dispatch_value(x.dtype, "layer_norm_backward", [&]<class T>() {
     const Rows<T> out = rows<T>(dx);
-    const Inputs<T> in = {rows<const T>(dy), rows<const T>(x), elements<const T>(w), elements<const float>(mean),
-                          elements<const float>(rstd)};
+    const Inputs<T> in = {rows<const T>(dy),           rows<const T>(x),
+                          rows<const T>(addend),       elements<const T>(w),
+                          elements<const float>(mean), elements<const float>(rstd)};
     const auto run = [&]<class S>(S) { backward<S, T>(ctx, out, elements<T>(dw), elements<T>(db), in); };
-    dispatch_row<T>(in.x.cols, run, out, in.dy, in.x, as_row(in.w, in.x.cols));
+    dispatch_row<T>(in.x.cols, run, out, in.dy, in.x, in.addend, as_row(in.w, in.x.cols));
   });
 }
 

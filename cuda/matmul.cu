@@ -1,5 +1,5 @@
-// y = op(a) op(b) + bias through cuBLASLt. f32 in true f32 (no tf32), bf16 with f32 accumulation; y of bf16 operands
-// may be f32.
+// y = op(a) op(b) + bias + addend through cuBLASLt. f32 in true f32 (no tf32), bf16 with f32 accumulation; y of bf16
+// operands may be f32.
 //
 // cuBLASLt thinks in columns: a row-major matrix is its transpose to it. So y^T (N,M) = op(b)^T op(a)^T is asked for,
 // with b first, and the bias, one value per column of y, is one per row of y^T, which is what its epilogue adds.
@@ -68,7 +68,9 @@ int compute_capability() {
   return 10 * major + minor;
 }
 
-MatmulKey key_of(const View& y, const View& a, Trans trans_a, const View& b, Trans trans_b, const View& bias) {
+// `addend` is y where there is none.
+MatmulKey key_of(const View& y, const View& a, Trans trans_a, const View& b, Trans trans_b, const View& bias,
+                 const View& addend) {
   return {std::int64_t(y.dtype) * 16 + std::int64_t(a.dtype),
           y.rows(),
           y.cols(),
@@ -79,23 +81,25 @@ MatmulKey key_of(const View& y, const View& a, Trans trans_a, const View& b, Tra
           std::int64_t(trans_a == Trans::yes) * 4 + std::int64_t(trans_b == Trans::yes) * 2 + std::int64_t(bool(bias)),
           std::int64_t(alignment(y)),
           std::int64_t(alignment(a)),
-          std::int64_t(alignment(b))};
+          std::int64_t(alignment(b)),
+          addend.row_stride(),
+          std::int64_t(alignment(addend))};
 }
 
 MatmulPlan make_plan(CudaContext& cuda, const View& y, const View& a, Trans trans_a, const View& b, Trans trans_b,
-                     const View& bias) {
-  MatmulPlan plan{description(trans_a, trans_b, bias), layout(a), layout(b), layout(y), {}};
+                     const View& bias, const View& addend) {
+  MatmulPlan plan{description(trans_a, trans_b, bias), layout(a), layout(b), layout(y), layout(addend), {}};
   cublasLtMatmulPreference_t made = nullptr;
   check(cublasLtMatmulPreferenceCreate(&made), "cublasLtMatmulPreferenceCreate");
   const LtPreference preference(made);
   set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::size_t(cuda.workspace.bytes()));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(b));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(a));
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(y));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(addend));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(y));
   std::array<cublasLtMatmulHeuristicResult_t, 8> proposals{};
   int found = 0;
-  check(cublasLtMatmulAlgoGetHeuristic(cuda.blas.get(), plan.desc.get(), plan.b.get(), plan.a.get(), plan.y.get(),
+  check(cublasLtMatmulAlgoGetHeuristic(cuda.blas.get(), plan.desc.get(), plan.b.get(), plan.a.get(), plan.addend.get(),
                                        plan.y.get(), preference.get(), int(proposals.size()), proposals.data(), &found),
         "cublasLtMatmulAlgoGetHeuristic");
   require(found >= 1, "matmul: cuBLASLt has no algorithm for ", a.shape, " x ", b.shape, " ", a.dtype);
@@ -107,18 +111,19 @@ MatmulPlan make_plan(CudaContext& cuda, const View& y, const View& a, Trans tran
 
 }  // namespace
 
-void matmul(Context& ctx, View y, View a, Trans trans_a, View b, Trans trans_b, View bias, Write write) {
+void matmul(Context& ctx, View y, View a, Trans trans_a, View b, Trans trans_b, View bias, View addend) {
   if (y.count() == 0) return;
   CudaContext& cuda = cuda_context(ctx);
-  const MatmulKey key = key_of(y, a, trans_a, b, trans_b, bias);
+  const float alpha = 1, beta = addend ? 1.0f : 0.0f;
+  if (!addend) addend = y;  // not read, but cuBLASLt wants one
+  const MatmulKey key = key_of(y, a, trans_a, b, trans_b, bias, addend);
   auto found = cuda.matmul_plans.find(key);
   if (found == cuda.matmul_plans.end())
-    found = cuda.matmul_plans.emplace(key, make_plan(cuda, y, a, trans_a, b, trans_b, bias)).first;
+    found = cuda.matmul_plans.emplace(key, make_plan(cuda, y, a, trans_a, b, trans_b, bias, addend)).first;
   const MatmulPlan& plan = found->second;
   if (bias) set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.data);
-  const float alpha = 1, beta = write == Write::add ? 1.0f : 0.0f;
   check(cublasLtMatmul(cuda.blas.get(), plan.desc.get(), &alpha, b.data, plan.b.get(), a.data, plan.a.get(), &beta,
-                       y.data, plan.y.get(), y.data, plan.y.get(), &plan.algorithm, cuda.workspace.data(),
+                       addend.data, plan.addend.get(), y.data, plan.y.get(), &plan.algorithm, cuda.workspace.data(),
                        std::size_t(cuda.workspace.bytes()), cuda.stream.get()),
         "cublasLtMatmul");
   launched("matmul", ctx);

@@ -1,6 +1,6 @@
 // RMSNorm, Zhang & Sennrich 2019, eq. 4:
 //   y = x * rstd * w,  rstd = 1 / sqrt(mean_c(x^2) + eps)
-//   dx = rstd (w dy - x rstd^2 mean_c(w dy x)),  dw = sum_r(dy x rstd)
+//   dx = rstd (w dy - x rstd^2 mean_c(w dy x)) + addend,  dw = sum_r(dy x rstd)
 #include "cuda/row_sums.cuh"
 
 namespace cbq::cuda {
@@ -35,11 +35,12 @@ __global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
 // Without dw a block takes one row. With it each walker takes several and keeps its columns' sums in registers.
 enum class WeightGrad { skipped, summed };
 
-// Floor: dy and x read, dx written.
+// Floor: dy, x and the addend read, dx written.
 template <class S, class T, WeightGrad kWeight>
 __global__ void __launch_bounds__(S::kBlockThreads,
                                   kWeight == WeightGrad::skipped ? S::kBlocksPerSm : kWalkingBlocksPerSm<S>)
-    backward_kernel(Rows<T> dx, float* partial, Rows<const T> dy, Rows<const T> x, const T* w, const float* rstd) {
+    backward_kernel(Rows<T> dx, float* partial, Rows<const T> dy, Rows<const T> x, const T* w, const float* rstd,
+                    Rows<const T> addend) {
   await_previous();
   constexpr int N = S::kPack;
   [[maybe_unused]] float dw[S::kElements] = {};
@@ -54,10 +55,12 @@ __global__ void __launch_bounds__(S::kBlockThreads,
     const float s = rstd[r], mean = row_reduce<S>(dot, Sum()) / float(x.cols) * s * s;
     walk<S>(x.cols, [&](int i, auto c) {
       const Pack<float, N> g = grad.at(i, c), v = in.at(i, c), weight = load_floats<N>(w + c);
+      Pack<float, N> sum = {};
+      if (kWeight == WeightGrad::skipped && addend.data) sum = load_floats<N>(row_of(addend, r) + c);
       Pack<T, N> out;
 #pragma unroll
       for (int k = 0; k < N; ++k) {
-        out.v[k] = from_float<T>(s * (weight.v[k] * g.v[k] - v.v[k] * mean));
+        out.v[k] = from_float<T>(fmaf(s, weight.v[k] * g.v[k] - v.v[k] * mean, sum.v[k]));
         if constexpr (kWeight == WeightGrad::summed) dw[i * N + k] += g.v[k] * v.v[k] * s;
       }
       if (dx.data) store_pack(row_of(dx, r) + c, out);
@@ -81,7 +84,8 @@ struct WeightTerm {
 };
 
 template <class S, class T>
-void backward(Context& ctx, Rows<T> dx, T* dw, Rows<const T> dy, Rows<const T> x, const T* w, const float* rstd) {
+void backward(Context& ctx, Rows<T> dx, T* dw, Rows<const T> dy, Rows<const T> x, const T* w, const float* rstd,
+              Rows<const T> addend) {
   constexpr const char* kName = "rms_norm_backward";
   if constexpr (kWalks<S>) {
     if (dw) {
@@ -89,13 +93,14 @@ void backward(Context& ctx, Rows<T> dx, T* dw, Rows<const T> dy, Rows<const T> x
       const std::int64_t count = std::int64_t(shape.blocks.x) * S::kRowsPerBlock;
       const Storage storage(ctx.allocator, count * x.cols * std::int64_t(sizeof(float)));
       float* partial = static_cast<float*>(storage.data());
-      launch_dependent(kName, ctx, shape, backward_kernel<S, T, WeightGrad::summed>, dx, partial, dy, x, w, rstd);
+      launch_dependent(kName, ctx, shape, backward_kernel<S, T, WeightGrad::summed>, dx, partial, dy, x, w, rstd,
+                       addend);
       return sum_partial<T>(kName, ctx, {{dw, nullptr}, partial, count, x.cols});
     }
   }
   if (dx.data && x.rows > 0)
     launch_dependent(kName, ctx, S::rows(x.rows), backward_kernel<S, T, WeightGrad::skipped>, dx, nullptr, dy, x, w,
-                     rstd);
+                     rstd, addend);
   sum_columns(kName, ctx, dw, x.rows, x.cols, WeightTerm<T>{dy, x, rstd});
 }
 
@@ -115,15 +120,15 @@ void rms_norm_forward(Context& ctx, View y, View rstd, View x, View w, double ep
   });
 }
 
-void rms_norm_backward(Context& ctx, View dx, View dw, View dy, View x, View w, View rstd) {
+void rms_norm_backward(Context& ctx, View dx, View dw, View dy, View x, View w, View rstd, View addend) {
   dispatch_value(x.dtype, "rms_norm_backward", [&]<class T>() {
     const Rows<T> out = rows<T>(dx);
-    const Rows<const T> grad = rows<const T>(dy), in = rows<const T>(x);
+    const Rows<const T> grad = rows<const T>(dy), in = rows<const T>(x), sum = rows<const T>(addend);
     const T* weight = elements<const T>(w);
     const auto run = [&]<class S>(S) {
-      backward<S, T>(ctx, out, elements<T>(dw), grad, in, weight, elements<const float>(rstd));
+      backward<S, T>(ctx, out, elements<T>(dw), grad, in, weight, elements<const float>(rstd), sum);
     };
-    dispatch_row<T>(in.cols, run, out, grad, in, as_row(weight, in.cols));
+    dispatch_row<T>(in.cols, run, out, grad, in, sum, as_row(weight, in.cols));
   });
 }
 

@@ -54,7 +54,7 @@ __global__ void dequantise_kernel(Rows<T> w_hat, Rows<const std::uint8_t> codes,
 WeightQuantiser dense_factors(Context& ctx, Tensor& scratch, const WeightQuantiser& quantiser) {
   if (!quantiser.offset.a1) return quantiser;
   scratch = Tensor(ctx, {quantiser.w.rows(), quantiser.w.cols()}, DType::f32);
-  matmul(ctx, scratch, quantiser.offset.a1, Trans::no, quantiser.offset.a2, Trans::no, {}, Write::set);
+  matmul(ctx, scratch, quantiser.offset.a1, Trans::no, quantiser.offset.a2, Trans::no, {}, {});
   return {quantiser.w, quantiser.grid, quantiser.rounder, {scratch, {}, {}}, quantiser.start_scale};
 }
 

@@ -114,8 +114,8 @@ void without_factors(Context& ctx, const WeightQuantiserGrads& grads, const Weig
   WeightQuantiserGrads inner{grads.w, grads.scale, grads.zero, {}, {}, {}};
   if (grads.a1 || grads.a2) inner.dense = scratch;
   launch_with(made, inner);
-  if (grads.a1) matmul(ctx, grads.a1, scratch, Trans::no, quantiser.offset.a2, Trans::yes, {}, Write::set);
-  if (grads.a2) matmul(ctx, grads.a2, quantiser.offset.a1, Trans::yes, scratch, Trans::no, {}, Write::set);
+  if (grads.a1) matmul(ctx, grads.a1, scratch, Trans::no, quantiser.offset.a2, Trans::yes, {}, {});
+  if (grads.a2) matmul(ctx, grads.a2, quantiser.offset.a1, Trans::yes, scratch, Trans::no, {}, {});
 }
 
 template <class T>

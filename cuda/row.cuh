@@ -53,6 +53,17 @@ void dispatch_row(std::int64_t cols, const Fn& fn, const M&... rows) {
   return fn(RowShape<1, 512, 0>());
 }
 
+// The same for kernels that hold one row: registers suffice for 24 packs of two blocks a multiprocessor, so that one
+// row is loaded while another is reduced.
+template <class T, class Fn, class... M>
+void dispatch_one_row(std::int64_t cols, const Fn& fn, const M&... rows) {
+  constexpr int N = kPackOf<T>;
+  using Long = RowShape<N, 512, 6>;
+  if (cols > RowShape<N, 512, 4>::kColumns && cols <= Long::kColumns && (packs_if_any<N>(rows) && ...))
+    return fn(Long());
+  dispatch_row<T>(cols, fn, rows...);
+}
+
 // fn(r) for the row r of this thread in a grid S::rows(count). All threads of a row make the same calls, so fn may
 // reduce. No loop: what it would keep costs the registers that a row needs.
 template <class S, class Fn>
@@ -77,36 +88,57 @@ __device__ void walk(std::int64_t cols, const Fn& fn) {
   }
 }
 
-// One row as an input. raw(i, c) and at(i, c), its floats, take the arguments of walk.
-template <class S, class T>
-class RowIn {
+// The same pack, but unknown to the compiler, which would otherwise keep its f32 values from one use to the next: twice
+// the registers of a bf16 pack.
+template <class T, int N>
+__device__ Pack<T, N> unknown(Pack<T, N> pack) {
+  if constexpr (sizeof(T) < 4 && sizeof(pack) == 16) {
+    uint4& words = reinterpret_cast<uint4&>(pack);
+    asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
+  }
+  return pack;
+}
+
+// One row whose packs `make(i, c)` gives: loaded, or computed and rounded to T. raw(i, c) and at(i, c), its floats,
+// take the arguments of walk. A row that is not held is made again at each walk.
+template <class S, class T, class Make>
+class RowOf {
  public:
   using RowPack = Pack<T, S::kPack>;
 
-  __device__ RowIn(const T* row, std::int64_t cols) : row_(row) {
-    if constexpr (S::kHeld) walk<S>(cols, [&](int i, auto c) { held_[i] = load_pack<S::kPack>(row + c); });
+  __device__ RowOf(const Make& make, std::int64_t cols) : make_(make) {
+    if constexpr (S::kHeld) walk<S>(cols, [&](int i, auto c) { held_[i] = make(i, c); });
   }
   __device__ RowPack raw(int i, std::int64_t c) const {
     if constexpr (S::kHeld)
-      return reread(held_[i]);
+      return unknown(held_[i]);
     else
-      return load_pack<S::kPack>(row_ + c);
+      return make_(i, c);
   }
   __device__ Pack<float, S::kPack> at(int i, std::int64_t c) const { return to_floats(raw(i, c)); }
 
  private:
-  // The same pack, but unknown to the compiler, which would otherwise keep the f32 values of the first walk for the
-  // next: twice the registers of a bf16 row.
-  static __device__ RowPack reread(RowPack pack) {
-    if constexpr (sizeof(T) < 4 && sizeof(pack) == 16) {
-      uint4& words = reinterpret_cast<uint4&>(pack);
-      asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
-    }
-    return pack;
-  }
-
-  const T* row_;
+  Make make_;
   RowPack held_[S::kHeld ? S::kPacks : 1];
+};
+
+// make(i, c) gives packs of T.
+template <class S, class T, class Make>
+__device__ RowOf<S, T, Make> made_row(const Make& make, std::int64_t cols) {
+  return {make, cols};
+}
+
+template <class S, class T>
+struct LoadPack {
+  const T* row;
+  __device__ Pack<T, S::kPack> operator()(int, std::int64_t c) const { return load_pack<S::kPack>(row + c); }
+};
+
+// One row as an input.
+template <class S, class T>
+class RowIn : public RowOf<S, T, LoadPack<S, T>> {
+ public:
+  __device__ RowIn(const T* row, std::int64_t cols) : RowOf<S, T, LoadPack<S, T>>({row}, cols) {}
 };
 
 // Each of K values reduced over the threads of a row, with the barriers of one reduction: over each warp, then in every

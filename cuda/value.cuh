@@ -65,6 +65,13 @@ __device__ Pack<float, N> to_floats(const Pack<T, N>& pack) {
   }
   return y;
 }
+template <class T, int N>
+__device__ Pack<T, N> from_floats(const Pack<float, N>& x) {
+  Pack<T, N> y;
+#pragma unroll
+  for (int k = 0; k < N; ++k) y.v[k] = from_float<T>(x.v[k]);
+  return y;
+}
 // The largest element; a NaN is passed over unless all are.
 template <class T, int N>
 __device__ float largest_of(const Pack<T, N>& pack) {

@@ -103,15 +103,13 @@ std::string norm_name(const ModelConfig& config, std::int64_t layer, NormRole ro
   return block_name(config, layer) + (attention ? "input_layernorm" : "post_attention_layernorm");
 }
 
-std::vector<Var> DenseBlock::linears(Context& ctx, Site site, const Var& x) {
-  const SiteQuantiser& quantiser = activations[std::size_t(site)];
-  const Var x_hat = quantiser.spec.bits < 16
-                        ? ops::fake_quant(ctx, x, quantiser.factor, quantiser.spec.bits, quantiser.spec.symmetry)
-                        : x;
+std::vector<Var> DenseBlock::linears(Context& ctx, Site site, const SiteInput& in, const Var& addend) {
+  const auto& [spec, factor] = activations[std::size_t(site)];
+  const Var x_hat = spec.bits < 16 ? in.quantised(ctx, {factor, spec.bits, spec.symmetry}) : in.value(ctx);
   std::vector<Var> y;
   for (const LinearRole role : linear_roles(config_.family, site)) {
     const Linear& linear = weights_[role];
-    y.push_back(ops::linear(ctx, x_hat, linear.weight, linear.bias));
+    y.push_back(ops::linear(ctx, x_hat, linear.weight, linear.bias, addend));
   }
   return y;
 }
@@ -124,12 +122,13 @@ Var quantise_kv_cache(Context& ctx, const ModelConfig& config, const Var& x, con
   if (spec.bits >= 16) return x;
   const Var heads = ops::reshape(ctx, x, {x.value.rows() * config.kv_heads, config.head_dim});
   const DType dtype = statistics_dtype(x.value.dtype());
-  const Var x_hat = ops::fake_quant(ctx, heads, full(ctx, {1}, dtype, 1), spec.bits, spec.symmetry);
+  const Var x_hat = ops::fake_quant(ctx, heads, {full(ctx, {1}, dtype, 1), spec.bits, spec.symmetry});
   return ops::reshape(ctx, x_hat, x.shape());
 }
 
-Var attend(Context& ctx, const ModelConfig& config, BlockLayers& layers, const Var& x, const Sequence& sequence) {
-  const std::vector<Var> qkv = layers.linears(ctx, Site::attention_in, x);
+Var attend(Context& ctx, const ModelConfig& config, BlockLayers& layers, const SiteInput& in, const Var& x,
+           const Sequence& sequence) {
+  const std::vector<Var> qkv = layers.linears(ctx, Site::attention_in, in, {});
   Var q = qkv[0], k = qkv[1];
   if (config.family == Family::llama) {
     q = ops::rope(ctx, q, sequence.cos, sequence.sin, sequence.batch, config.heads);
@@ -147,19 +146,13 @@ Var attend(Context& ctx, const ModelConfig& config, BlockLayers& layers, const V
     v = cache->v.slice(0, 0, cache->tokens);
   }
   const Var o = ops::attention(ctx, q, k, v, {sequence.batch, config.heads, config.kv_heads});
-  return layers.linears(ctx, Site::attention_out, o)[0];
+  return add_to_stream(ctx, layers, Site::attention_out, o, x);
 }
 
-Var normalise(Context& ctx, const Norm& norm, const Var& x, double eps) {
-  const DType stream = x.value.dtype(), layers = norm.weight.value.dtype();
-  const Var weight = ops::cast(ctx, norm.weight, stream);
-  const Var y = norm.bias.value ? ops::layer_norm(ctx, x, weight, ops::cast(ctx, norm.bias, stream), eps)
-                                : ops::rms_norm(ctx, x, weight, eps);
-  return ops::cast(ctx, y, layers);
-}
-
-Var add_to_stream(Context& ctx, const Var& x, const Var& y) {
-  return ops::add(ctx, x, ops::cast(ctx, y, x.value.dtype()));
+Var add_to_stream(Context& ctx, BlockLayers& layers, Site site, const SiteInput& in, const Var& x) {
+  const DType stream = x.value.dtype();
+  if (stream == layers.norm(NormRole::attention).weight.value.dtype()) return layers.linears(ctx, site, in, x)[0];
+  return ops::add(ctx, x, ops::cast(ctx, layers.linears(ctx, site, in, {})[0], stream));
 }
 
 Var block_forward(Context& ctx, const ModelConfig& config, BlockLayers& layers, const Var& x,

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "autograd/ops.h"
 #include "models/config.h"
+#include "models/site_input.h"
 
 namespace cbq {
 
@@ -43,10 +43,6 @@ struct Linear {
   Var weight;  // (out, in)
   Var bias;    // (out) or empty
 };
-struct Norm {
-  Var weight;  // (C)
-  Var bias;    // (C), LayerNorm only
-};
 struct BlockWeights {
   std::array<Linear, kLinearRoles> linears;
   Norm attention_norm, mlp_norm;
@@ -72,8 +68,9 @@ struct Sequence {
 class BlockLayers {
  public:
   virtual ~BlockLayers() = default;
-  // Outputs of all linear layers that read x at this site, in the order of linear_roles(family, site).
-  virtual std::vector<Var> linears(Context& ctx, Site site, const Var& x) = 0;
+  // Outputs of all linear layers that read at this site, in the order of linear_roles(family, site), each plus `addend`
+  // where that is set.
+  virtual std::vector<Var> linears(Context& ctx, Site site, const SiteInput& in, const Var& addend) = 0;
   virtual const Norm& norm(NormRole role) const = 0;
   // What the key/value cache keeps of k or v (R, Hkv*D).
   virtual Var cached(Context& ctx, const Var& kv) = 0;
@@ -94,7 +91,7 @@ class DenseBlock final : public BlockLayers {
   };
   DenseBlock(const ModelConfig& config, BlockWeights weights) : config_(config), weights_(std::move(weights)) {}
 
-  std::vector<Var> linears(Context& ctx, Site site, const Var& x) override;
+  std::vector<Var> linears(Context& ctx, Site site, const SiteInput& in, const Var& addend) override;
   const Norm& norm(NormRole role) const override {
     return role == NormRole::attention ? weights_.attention_norm : weights_.mlp_norm;
   }
@@ -116,10 +113,8 @@ Var quantise_kv_cache(Context& ctx, const ModelConfig& config, const Var& x, con
 // models are measured: in bf16 a sum over all blocks loses most of what bf16 loses at all. Layers read and write their
 // own type, that of their norms.
 //
-// LayerNorm of x where the norm has a bias, else RMSNorm: computed in the type of x, rounded to that of the norm.
-Var normalise(Context& ctx, const Norm& norm, const Var& x, double eps);
-// x + y in the type of the stream x.
-Var add_to_stream(Context& ctx, const Var& x, const Var& y);
+// x + y in the type of the stream x, y being the one layer of `site` over `in`: in one pass where the types are equal.
+Var add_to_stream(Context& ctx, BlockLayers& layers, Site site, const SiteInput& in, const Var& x);
 
 // x (R, C) -> (R, C). Llama: x += attention(norm(x)); x += mlp(norm(x)). OPT the same with its norms, before the layers
 // or, for OPT-350M, after the residual.

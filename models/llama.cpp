@@ -34,13 +34,12 @@ RopeTables rope_tables(Context& ctx, const ModelConfig& config, std::int64_t beg
 }
 
 Var llama_block(Context& ctx, const ModelConfig& config, BlockLayers& layers, const Var& x, const Sequence& sequence) {
-  const Var attention_in = normalise(ctx, layers.norm(NormRole::attention), x, config.norm_eps);
-  const Var h = add_to_stream(ctx, x, attend(ctx, config, layers, attention_in, sequence));
-
-  const Var mlp_in = normalise(ctx, layers.norm(NormRole::mlp), h, config.norm_eps);
-  const std::vector<Var> gate_up = layers.linears(ctx, Site::mlp_in, mlp_in);
-  const Var product = ops::gated(ctx, gate_up[0], gate_up[1]);
-  return add_to_stream(ctx, h, layers.linears(ctx, Site::mlp_out, product)[0]);
+  const auto normed = [&](NormRole role, const Var& value) {
+    return SiteInput::normalised(layers.norm(role), value, config.norm_eps);
+  };
+  const Var h = attend(ctx, config, layers, normed(NormRole::attention, x), x, sequence);
+  const std::vector<Var> gate_up = layers.linears(ctx, Site::mlp_in, normed(NormRole::mlp, h), {});
+  return add_to_stream(ctx, layers, Site::mlp_out, SiteInput::gated(gate_up[0], gate_up[1]), h);
 }
 
 }  // namespace cbq

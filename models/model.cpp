@@ -47,7 +47,7 @@ Var embed(Context& ctx, const ModelConfig& config, const OuterWeights& outer, co
     for (std::int64_t t = 0; t < ids.count() / batch; ++t)
       positions.push_back(std::int32_t(begin + t + kOptPositionOffset));
   const Tensor rows = from_host<std::int32_t>(ctx, {ids.count()}, DType::i32, positions);
-  return add_to_stream(ctx, x, ops::embedding(ctx, outer.embed_positions, rows));
+  return ops::add(ctx, x, ops::cast(ctx, ops::embedding(ctx, outer.embed_positions, rows), x.value.dtype()));
 }
 
 Var final_hidden(Context& ctx, const ModelConfig& config, const OuterWeights& outer, const Var& x) {
@@ -59,7 +59,7 @@ Var final_hidden(Context& ctx, const ModelConfig& config, const OuterWeights& ou
 Tensor logits(Context& ctx, const OuterWeights& outer, const Tensor& final_hidden) {
   const Tensor& head = outer.lm_head.value;
   Tensor y(ctx, {final_hidden.rows(), head.rows()}, statistics_dtype(final_hidden.dtype()));
-  ctx.kernels->matmul(ctx, y, final_hidden, Trans::no, head, Trans::yes, View(), Write::set);
+  ctx.kernels->matmul(ctx, y, final_hidden, Trans::no, head, Trans::yes, {}, {});
   return y;
 }
 

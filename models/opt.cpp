@@ -4,19 +4,20 @@
 namespace cbq {
 
 Var opt_block(Context& ctx, const ModelConfig& config, BlockLayers& layers, const Var& x, const Sequence& sequence) {
-  const auto norm = [&](NormRole role, const Var& value) {
-    return normalise(ctx, layers.norm(role), value, config.norm_eps);
+  // layer(in, stream) is the stream plus a layer over `in`: with the norm before the layer or, in OPT-350M, behind the
+  // sum.
+  const auto residual = [&](NormRole role, const Var& stream, const auto& layer) {
+    const Norm& norm = layers.norm(role);
+    if (config.pre_norm) return layer(SiteInput::normalised(norm, stream, config.norm_eps), stream);
+    const Var in = ops::cast(ctx, stream, norm.weight.value.dtype());
+    return normalise(ctx, norm, layer(SiteInput(in), stream), config.norm_eps);
   };
-  // Adds the layer's output to its input, with the norm before the layer or, in OPT-350M, behind the sum.
-  const auto residual = [&](NormRole role, const Var& in, const auto& layer) {
-    if (config.pre_norm) return add_to_stream(ctx, in, layer(norm(role, in)));
-    return norm(role, add_to_stream(ctx, in, layer(ops::cast(ctx, in, layers.norm(role).weight.value.dtype()))));
-  };
-  const Var h =
-      residual(NormRole::attention, x, [&](const Var& in) { return attend(ctx, config, layers, in, sequence); });
-  return residual(NormRole::mlp, h, [&](const Var& in) {
-    const Var up = layers.linears(ctx, Site::mlp_in, in)[0];
-    return layers.linears(ctx, Site::mlp_out, ops::activation(ctx, up, config.activation))[0];
+  const Var h = residual(NormRole::attention, x, [&](const SiteInput& in, const Var& stream) {
+    return attend(ctx, config, layers, in, stream, sequence);
+  });
+  return residual(NormRole::mlp, h, [&](const SiteInput& in, const Var& stream) {
+    const Var up = layers.linears(ctx, Site::mlp_in, in, {})[0];
+    return add_to_stream(ctx, layers, Site::mlp_out, ops::activation(ctx, up, config.activation), stream);
   });
 }
 

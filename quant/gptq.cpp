@@ -18,7 +18,7 @@ Tensor hessian(Context& ctx, const ModelConfig& config, QuantBlock& block, Site 
   block.observer = [&](Site at, const Tensor& x) {
     if (at != site) return;
     if (!h) h = full(ctx, {x.cols(), x.cols()}, statistics_dtype(x.dtype()), 0);
-    ctx.kernels->matmul(ctx, h, x, Trans::yes, x, Trans::no, View(), Write::add);
+    ctx.kernels->matmul(ctx, h, x, Trans::yes, x, Trans::no, {}, h);
     rows += x.rows();
   };
   for (std::int64_t i = 0; i < samples; ++i) block_forward(ctx, config, block, inputs.load(ctx, i), sequence);

@@ -117,7 +117,8 @@ OutlierSplit detect_outliers(std::span<const float> ascending, const CfpOptions&
   return {reserved_max, reserved_max, std::int64_t(candidates.size() - best_split)};
 }
 
-std::vector<Var> RangeObserver::linears(Context& ctx, Site site, const Var& x) {
+std::vector<Var> RangeObserver::linears(Context& ctx, Site site, const SiteInput& in, const Var& addend) {
+  const Var x = in.value(ctx);
   Tensor low(ctx, {x.value.cols()}, x.value.dtype()), high(ctx, {x.value.cols()}, x.value.dtype());
   ctx.kernels->column_range(ctx, low, high, x.value);
   const auto new_low = to_host<float>(ctx, low), new_high = to_host<float>(ctx, high);
@@ -130,7 +131,7 @@ std::vector<Var> RangeObserver::linears(Context& ctx, Site site, const Var& x) {
       range.high[i] = std::max(range.high[i], new_high[i]);
     }
   }
-  return inner_.linears(ctx, site, x);
+  return inner_.linears(ctx, site, x, addend);
 }
 
 bool can_fold(const ModelConfig& config, Site site) {

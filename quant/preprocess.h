@@ -33,7 +33,7 @@ using BlockRanges = std::array<ActivationRange, kSites>;
 class RangeObserver final : public BlockLayers {
  public:
   RangeObserver(BlockLayers& inner, BlockRanges& ranges) : inner_(inner), ranges_(ranges) {}
-  std::vector<Var> linears(Context& ctx, Site site, const Var& x) override;
+  std::vector<Var> linears(Context& ctx, Site site, const SiteInput& in, const Var& addend) override;
   const Norm& norm(NormRole role) const override { return inner_.norm(role); }
   Var cached(Context& ctx, const Var& kv) override { return inner_.cached(ctx, kv); }
 

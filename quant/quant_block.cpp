@@ -64,21 +64,20 @@ QuantBlock::QuantBlock(Context& ctx, const ModelConfig& config, BlockWeights wei
   }
 }
 
-std::vector<Var> QuantBlock::linears(Context& ctx, Site site, const Var& x) {
+std::vector<Var> QuantBlock::linears(Context& ctx, Site site, const SiteInput& in, const Var& addend) {
   const auto roles = linear_roles(config_.family, site);
   const ActivationSpec& activation = spec_[std::size_t(roles[0])].activation;
   const Parameter& factor = factors_[std::size_t(site)];
-  Var x_hat = x;
-  if (activation.bits < 16) {
-    const bool learned = tape_ && activation_steps_ == StepSizes::learned;
-    x_hat = ops::fake_quant(ctx, x, learned ? tape_->leaf(factor) : Var(factor.value), activation.bits,
-                            activation.symmetry);
-  }
+  const bool learned = tape_ && activation_steps_ == StepSizes::learned;
+  const Var x_hat =
+      activation.bits < 16
+          ? in.quantised(ctx, {learned ? tape_->leaf(factor) : Var(factor.value), activation.bits, activation.symmetry})
+          : in.value(ctx);
   if (observer) observer(site, x_hat.value);
   std::vector<Var> y;
   for (const LinearRole role : roles) {
     // The weight's node is recorded right before its product's, so backward frees each weight gradient at once.
-    y.push_back(ops::linear(ctx, x_hat, weight(ctx, role), weights_[role].bias));
+    y.push_back(ops::linear(ctx, x_hat, weight(ctx, role), weights_[role].bias, addend));
   }
   return y;
 }

@@ -35,7 +35,7 @@ class QuantBlock final : public BlockLayers {
   // Sets what the next forwards do: record on `tape` (null: nothing is learned) with soft or hard rounding.
   void use(Tape* tape, Hardness hardness) { tape_ = tape, hardness_ = hardness; }
 
-  std::vector<Var> linears(Context& ctx, Site site, const Var& x) override;
+  std::vector<Var> linears(Context& ctx, Site site, const SiteInput& in, const Var& addend) override;
   const Norm& norm(NormRole role) const override {
     return role == NormRole::attention ? weights_.attention_norm : weights_.mlp_norm;
   }

@@ -34,6 +34,13 @@ std::vector<OpCase> quantiser_cases() {
     for (double factor : {0.83, 1.1})
       for (auto [R, C] : {std::pair{1, 257}, {257, 1}, {31, 33}, {33, 32}, {257, 129}})
         cases.push_back(fake_quant_case(R, C, R == 33 ? 8 : 4, symmetry, factor));
+    // Without clipped elements dfactor would be what bf16 rounds between the two ops.
+    for (auto [R, C] : {std::pair{1, 257}, {257, 1}, {33, 32}, {65, 129}, {5, 4104}}) {
+      cases.push_back(rms_norm_quant_case(R, C, symmetry, 0.83));
+      cases.push_back(gated_quant_case(R, C, symmetry, 0.83));
+    }
+    for (Between between : {Between::identity, Between::scale})
+      cases.push_back(residual_norm_case(65, symmetry == Symmetry::symmetric ? 129 : 64, NormKind::rms_quant, between));
     for (GridOutput wanted : {GridOutput::scale, GridOutput::zero, GridOutput::sum}) {
       cases.push_back(clip_grid_case(33, 1, 4, symmetry, wanted));
       cases.push_back(clip_grid_case(31, 32, 2, symmetry, wanted));
@@ -60,6 +67,9 @@ std::vector<OpCase> smooth_cases() {
     add_elementwise(cases, s);
     cases.push_back(rms_norm_case(s.R, s.C));
     cases.push_back(layer_norm_case(s.R, std::max<std::int64_t>(s.C, 2)));
+    for (NormKind kind : {NormKind::rms, NormKind::layer})
+      for (Between between : {Between::identity, Between::scale})
+        cases.push_back(residual_norm_case(s.R, std::max<std::int64_t>(s.C, 2), kind, between));
     cases.push_back(softmax_case(s.R, s.C));
     for (Activation kind : {Activation::relu, Activation::silu, Activation::gelu, Activation::gelu_tanh})
       cases.push_back(activation_case(s.R, s.C, kind));
@@ -74,6 +84,9 @@ std::vector<OpCase> smooth_cases() {
   }
   cases.push_back(matmul_case(33, 32, 257, Trans::no, Trans::yes, Bias::row));
   cases.push_back(matmul_case(31, 33, 1, Trans::no, Trans::no, Bias::none));
+  for (Bias bias : {Bias::none, Bias::row})
+    for (auto [M, N] : {std::pair{1, 257}, {33, 31}, {64, 128}})
+      cases.push_back(matmul_case(M, N, 65, Trans::no, Trans::yes, bias, Addend::apart));
   cases.push_back(rope_case(1, 1, 1, 2));
   cases.push_back(rope_case(2, 5, 3, 8));
   cases.push_back(rope_case(1, 33, 1, 62));
@@ -113,6 +126,8 @@ std::vector<OpCase> model_cases(std::int64_t tokens) {
           kl_case(tokens, kC),
           cross_entropy_case(tokens, kV),
           fake_quant_case(tokens, kC, 4, Symmetry::symmetric, 1.1),
+          rms_norm_quant_case(tokens, kC, Symmetry::symmetric, 0.83),
+          gated_quant_case(tokens, kF, Symmetry::symmetric, 0.83),
           quantise_weight_case({kC, kC, 1, 4}, Rounder::straight_through, Offset::dense, Learned::everything),
           quantise_weight_case({kC, kC, 32, 4}, Rounder::sigmoid, Offset::factors, Learned::everything),
           regulariser_case({kC, kC, 1, 4}, Offset::factors, 4)};

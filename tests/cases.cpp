@@ -8,11 +8,6 @@ namespace {
 constexpr std::uint64_t kSeed = 20260;
 using Vars = std::span<const Var>;
 
-// dx of a norm over one or two columns is of the size of eps: what remains of terms that cancel.
-double narrow_eps(std::int64_t C) {
-  return C <= 2 ? 0.5 : 1e-5;
-}
-
 }  // namespace
 
 std::string dims(std::initializer_list<std::int64_t> sizes) {
@@ -84,6 +79,28 @@ OpCase layer_norm_case(std::int64_t R, std::int64_t C) {
           [eps](Context& ctx, Vars x) { return ops::layer_norm(ctx, x[0], x[1], x[2], eps); },
           8.0 * double(R * C),
           8.0 * double(R * C)};
+}
+
+OpCase residual_norm_case(std::int64_t R, std::int64_t C, NormKind kind, Between between) {
+  OpCase c = kind == NormKind::rms     ? rms_norm_case(R, C)
+             : kind == NormKind::layer ? layer_norm_case(R, C)
+                                       : rms_norm_quant_case(R, C, Symmetry::symmetric, 0.83);
+  c.name += between == Between::scale ? "_scaled_residual" : "_residual";
+  c.kernels.push_back("add");
+  for (std::size_t i = 1; i < c.inputs.size(); ++i) c.inputs[i].role = Role::constant;
+  c.run = [=, norm = c.run](Context& ctx, Vars in) {
+    const Var y = norm(ctx, in);
+    return ops::add(ctx, in[0], between == Between::scale ? ops::scale(ctx, y, -0.7) : y);
+  };
+  if (c.surrogate)
+    c.surrogate = [=, of_norm = c.surrogate](std::span<const Values> point) -> HostFunction {
+      return [=, f = of_norm(point)](std::span<const Values> in) {
+        Values y = f(in);
+        for (std::size_t i = 0; i < y.size(); ++i) y[i] = in[0][i] + (between == Between::scale ? -0.7 : 1) * y[i];
+        return y;
+      };
+    };
+  return c;
 }
 
 OpCase softmax_case(std::int64_t R, std::int64_t C) {
@@ -158,19 +175,23 @@ OpCase attention_case(const AttentionSize& s) {
           scores * 4 * double(s.D)};
 }
 
-OpCase matmul_case(std::int64_t M, std::int64_t N, std::int64_t K, Trans trans_a, Trans trans_b, Bias bias) {
+OpCase matmul_case(std::int64_t M, std::int64_t N, std::int64_t K, Trans trans_a, Trans trans_b, Bias bias,
+                   Addend addend) {
   const auto shape = [](std::int64_t rows, std::int64_t cols, Trans t) {
     return t == Trans::no ? Shape{rows, cols} : Shape{cols, rows};
   };
   std::vector<Input> in = {{shape(M, K, trans_a)}, {shape(K, N, trans_b)}};
   if (bias == Bias::row) in.push_back({{N}});
+  if (addend != Addend::none) in.push_back({{M, N}});
   const auto letter = [](Trans t) { return t == Trans::no ? "n" : "t"; };
-  return {concat("matmul_", letter(trans_a), letter(trans_b), bias == Bias::row ? "_bias" : "", dims({M, N, K})),
+  return {concat("matmul_", letter(trans_a), letter(trans_b), bias == Bias::row ? "_bias" : "",
+                 addend != Addend::none ? "_addend" : "", dims({M, N, K})),
           {"matmul", "column_sum"},
           in,
           normal_sample(in),
-          [trans_a, trans_b](Context& ctx, Vars x) {
-            return ops::matmul(ctx, x[0], trans_a, x[1], trans_b, x.size() > 2 ? x[2] : Var());
+          [=](Context& ctx, Vars x) {
+            return ops::matmul(ctx, x[0], trans_a, x[1], trans_b, bias == Bias::row ? x[2] : Var(),
+                               addend != Addend::none ? x.back() : Var());
           },
           4.0 * double(M * K + K * N + M * N),
           2.0 * double(M * N) * double(K)};

@@ -53,6 +53,11 @@ std::vector<OpCase> model_cases(std::int64_t tokens);
 // Letters of core/kernels.h.
 OpCase rms_norm_case(std::int64_t R, std::int64_t C);
 OpCase layer_norm_case(std::int64_t R, std::int64_t C);
+// x + f(norm(x)), w and b constant, where the norm's backward adds to the gradient of x: one that f's backward still
+// reads (f is the identity) or has let go of (f scales).
+enum class Between { identity, scale };
+enum class NormKind { rms, layer, rms_quant };
+OpCase residual_norm_case(std::int64_t R, std::int64_t C, NormKind kind, Between between);
 OpCase softmax_case(std::int64_t R, std::int64_t C);
 OpCase activation_case(std::int64_t R, std::int64_t C, Activation kind);
 OpCase gated_case(std::int64_t R, std::int64_t C);
@@ -63,11 +68,15 @@ struct AttentionSize {
 };
 OpCase attention_case(const AttentionSize& size);
 enum class Bias { none, row };
-OpCase matmul_case(std::int64_t M, std::int64_t N, std::int64_t K, Trans trans_a, Trans trans_b, Bias bias);
+enum class Addend { none, apart, in_place };  // in_place: the output itself, for kernels
+OpCase matmul_case(std::int64_t M, std::int64_t N, std::int64_t K, Trans trans_a, Trans trans_b, Bias bias,
+                   Addend addend = Addend::none);
 OpCase mse_case(std::int64_t R, std::int64_t C);
 OpCase kl_case(std::int64_t R, std::int64_t C);
 OpCase cross_entropy_case(std::int64_t R, std::int64_t V);
 OpCase fake_quant_case(std::int64_t R, std::int64_t C, int bits, Symmetry symmetry, double factor);
+OpCase rms_norm_quant_case(std::int64_t R, std::int64_t C, Symmetry symmetry, double factor);
+OpCase gated_quant_case(std::int64_t R, std::int64_t C, Symmetry symmetry, double factor);
 
 enum class GridOutput { scale, zero, sum };
 OpCase clip_grid_case(std::int64_t out, std::int64_t groups, int bits, Symmetry symmetry, GridOutput wanted);
@@ -103,6 +112,10 @@ inline double tie_distance(double x) {
   return std::abs(x - std::floor(x) - 0.5);
 }
 double uniform(Rng& rng, double low, double high);
+// For norms: dx over one or two columns is of the size of eps, what remains of terms that cancel.
+inline double narrow_eps(std::int64_t C) {
+  return C <= 2 ? 0.5 : 1e-5;
+}
 // Standard normal values for each float input; index inputs stay 0.
 std::function<std::vector<Values>()> normal_sample(std::vector<Input> inputs);
 // The same values rounded to f32.

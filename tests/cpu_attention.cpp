@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "core/kernels.h"
+#include "tests/cases.h"
 #include "tests/cpu_reference.h"
 
 namespace cbq::test {
@@ -25,7 +26,7 @@ TYPED_TEST(CpuAttention, Matmul) {
   for (const Size& s : sizes)
     for (Trans trans_a : {Trans::no, Trans::yes})
       for (Trans trans_b : {Trans::no, Trans::yes})
-        for (Write write : {Write::set, Write::add})
+        for (Addend addend : {Addend::none, Addend::apart, Addend::in_place})
           for (int with_bias : {0, 1}) {
             const bool ta = trans_a == Trans::yes, tb = trans_b == Trans::yes;
             const Matrix a = random_matrix(ta ? s.k : s.m, ta ? s.m : s.k, 1),
@@ -33,17 +34,18 @@ TYPED_TEST(CpuAttention, Matmul) {
             const Matrix bias = random_matrix(1, s.n, 3), before = random_matrix(s.m, s.n, 4);
             const auto got = run_on_threads(
                 [&](Context& ctx) {
-                  const Tensor y =
-                      write == Write::add ? tensor<T>(ctx, before, s.gap) : output<T>(ctx, s.m, s.n, s.gap);
+                  const Tensor added = tensor<T>(ctx, before, s.gap + 1);
+                  const Tensor y = addend == Addend::in_place ? added : output<T>(ctx, s.m, s.n, s.gap);
                   ctx.kernels->matmul(ctx, y, tensor<T>(ctx, a, s.gap), trans_a, tensor<T>(ctx, b, s.gap), trans_b,
-                                      with_bias ? View(vector_tensor<T>(ctx, bias)) : View{}, write);
+                                      with_bias ? View(vector_tensor<T>(ctx, bias)) : View{},
+                                      addend == Addend::none ? View{} : View(added));
                   return std::vector<Tensor>{y};
                 },
                 Bits::one_per_thread_count);
             Matrix y(s.m, s.n);
             for (std::int64_t i = 0; i < s.m; ++i)
               for (std::int64_t j = 0; j < s.n; ++j) {
-                y(i, j) = (with_bias ? bias(0, j) : 0) + (write == Write::add ? before(i, j) : 0);
+                y(i, j) = (with_bias ? bias(0, j) : 0) + (addend == Addend::none ? 0 : before(i, j));
                 for (std::int64_t l = 0; l < s.k; ++l) y(i, j) += (ta ? a(l, i) : a(i, l)) * (tb ? b(j, l) : b(l, j));
               }
             // The library sums in the type itself.

@@ -83,12 +83,15 @@ TYPED_TEST(CpuRows, RmsNorm) {
       const Tensor y = output<T>(ctx, s.rows, s.cols, 4), rstd(ctx, {s.rows}, kType<T>);
       const Tensor dx = output<T>(ctx, s.rows, s.cols, 5), dw(ctx, {s.cols}, kType<T>);
       ctx.kernels->rms_norm_forward(ctx, y, rstd, in, weight, kEps);
-      ctx.kernels->rms_norm_backward(ctx, dx, {}, grad, in, weight, rstd);
-      ctx.kernels->rms_norm_backward(ctx, {}, dw, grad, in, weight, rstd);
-      return std::vector<Tensor>{y, rstd, dx, dw};
+      const Tensor sum = tensor<T>(ctx, x, 6), more = tensor<T>(ctx, x, 2);  // x is the addend too
+      ctx.kernels->rms_norm_backward(ctx, dx, {}, grad, in, weight, rstd, {});
+      ctx.kernels->rms_norm_backward(ctx, {}, dw, grad, in, weight, rstd, {});
+      ctx.kernels->rms_norm_backward(ctx, sum, {}, grad, in, weight, rstd, more);
+      ctx.kernels->rms_norm_backward(ctx, more, {}, grad, in, weight, rstd, more);
+      return std::vector<Tensor>{y, rstd, dx, dw, sum, more};
     });
 
-    Matrix y(s.rows, s.cols), rstd(s.rows, 1), dx(s.rows, s.cols), dw(1, s.cols);
+    Matrix y(s.rows, s.cols), rstd(s.rows, 1), dx(s.rows, s.cols), dw(1, s.cols), sum(s.rows, s.cols);
     for (std::int64_t r = 0; r < s.rows; ++r) {
       Real square = 0, dot = 0;
       for (std::int64_t c = 0; c < s.cols; ++c) square += x(r, c) * x(r, c), dot += w(0, c) * dy(r, c) * x(r, c);
@@ -96,10 +99,11 @@ TYPED_TEST(CpuRows, RmsNorm) {
       for (std::int64_t c = 0; c < s.cols; ++c) {
         y(r, c) = x(r, c) * k * w(0, c);
         dx(r, c) = k * (w(0, c) * dy(r, c) - x(r, c) * k * k * dot / Real(s.cols));
+        sum(r, c) = dx(r, c) + x(r, c);
         dw(0, c) += dy(r, c) * x(r, c) * k;
       }
     }
-    const Matrix* const want[] = {&y, &rstd, &dx, &dw};
+    const Matrix* const want[] = {&y, &rstd, &dx, &dw, &sum, &sum};
     for (std::size_t i = 0; i < got.size(); ++i) expect_near<T>(got[i], *want[i], concat("output ", i));
   }
 }
@@ -115,12 +119,16 @@ TYPED_TEST(CpuRows, LayerNorm) {
       const Tensor y = output<T>(ctx, s.rows, s.cols, 4), mean(ctx, {s.rows}, kType<T>), rstd(ctx, {s.rows}, kType<T>);
       const Tensor dx = output<T>(ctx, s.rows, s.cols, 5), dw(ctx, {s.cols}, kType<T>), db(ctx, {s.cols}, kType<T>);
       ctx.kernels->layer_norm_forward(ctx, y, mean, rstd, in, weight, vector_tensor<T>(ctx, b), kEps);
-      ctx.kernels->layer_norm_backward(ctx, dx, {}, db, grad, in, weight, mean, rstd);
-      ctx.kernels->layer_norm_backward(ctx, {}, dw, {}, grad, in, weight, mean, rstd);
-      return std::vector<Tensor>{y, mean, rstd, dx, dw, db};
+      const Tensor sum = tensor<T>(ctx, x, 6), more = tensor<T>(ctx, x, 2);  // x is the addend too
+      ctx.kernels->layer_norm_backward(ctx, dx, {}, db, grad, in, weight, mean, rstd, {});
+      ctx.kernels->layer_norm_backward(ctx, {}, dw, {}, grad, in, weight, mean, rstd, {});
+      ctx.kernels->layer_norm_backward(ctx, sum, {}, {}, grad, in, weight, mean, rstd, more);
+      ctx.kernels->layer_norm_backward(ctx, more, {}, {}, grad, in, weight, mean, rstd, more);
+      return std::vector<Tensor>{y, mean, rstd, dx, dw, db, sum, more};
     });
 
     Matrix y(s.rows, s.cols), mean(s.rows, 1), rstd(s.rows, 1), dx(s.rows, s.cols), dw(1, s.cols), db(1, s.cols);
+    Matrix dx_and_x(s.rows, s.cols);
     const Real n = Real(s.cols);
     for (std::int64_t r = 0; r < s.rows; ++r) {
       Real variance = 0, sum = 0, dot = 0;
@@ -135,11 +143,12 @@ TYPED_TEST(CpuRows, LayerNorm) {
         const Real centred = (x(r, c) - mean(r, 0)) * k;
         y(r, c) = centred * w(0, c) + b(0, c);
         dx(r, c) = k * (w(0, c) * dy(r, c) - sum / n - centred * dot / n);
+        dx_and_x(r, c) = dx(r, c) + x(r, c);
         dw(0, c) += dy(r, c) * centred;
         db(0, c) += dy(r, c);
       }
     }
-    const Matrix* const want[] = {&y, &mean, &rstd, &dx, &dw, &db};
+    const Matrix* const want[] = {&y, &mean, &rstd, &dx, &dw, &db, &dx_and_x, &dx_and_x};
     // One column has variance 0 and rstd 1/sqrt(eps) = 316: the cancelling terms of dx are that much larger than dx.
     const double tolerance = s.cols == 1 ? 1e-12 : 1e-14;
     for (std::size_t i = 0; i < got.size(); ++i) expect_near<T>(got[i], *want[i], concat("output ", i), tolerance);

@@ -1,6 +1,7 @@
 // The CUDA backend against the CPU backend: memory and matmul.
 #include <cmath>
 
+#include "tests/cases.h"
 #include "tests/gpu.h"
 
 namespace cbq::test {
@@ -32,19 +33,21 @@ TEST(Cuda, MatmulAgreesWithTheCpu) {
           const Shape sa = ta == Trans::no ? Shape{m, k} : Shape{k, m},
                       sb = tb == Trans::no ? Shape{k, n} : Shape{n, k};
           const auto a = randn(m * k, 1), b = randn(k * n, 2), bias = randn(n, 3), start = randn(m * n, 4);
-          const auto run = [&](Context& ctx, DType compute, Write write) {
+          const auto run = [&](Context& ctx, DType compute, Addend addend) {
             // Both sides start from inputs rounded to `dtype`, so that only the product's own error counts.
             const auto make = [&](Shape s, const std::vector<float>& v) {
               return convert(ctx, from_host<float>(ctx, s, dtype, v), compute);
             };
-            const Tensor y = make({m, n}, start), bias_or_none = write == Write::set ? make({n}, bias) : Tensor();
-            ctx.kernels->matmul(ctx, y, make(sa, a), ta, make(sb, b), tb, bias_or_none, write);
+            const Tensor y = make({m, n}, start), added = addend == Addend::apart ? make({m, n}, start) : y;
+            const Tensor bias_or_none = addend == Addend::in_place ? Tensor() : make({n}, bias);
+            ctx.kernels->matmul(ctx, y, make(sa, a), ta, make(sb, b), tb, bias_or_none,
+                                addend == Addend::none ? View() : View(added));
             return y;
           };
-          for (const Write write : {Write::set, Write::add}) {
-            const auto expected = to_host<double>(host(), run(host(), DType::f64, write));
-            const auto first = to_host<float>(gpu(), run(gpu(), dtype, write)),
-                       second = to_host<float>(gpu(), run(gpu(), dtype, write));
+          for (const Addend addend : {Addend::none, Addend::apart, Addend::in_place}) {
+            const auto expected = to_host<double>(host(), run(host(), DType::f64, addend));
+            const auto first = to_host<float>(gpu(), run(gpu(), dtype, addend)),
+                       second = to_host<float>(gpu(), run(gpu(), dtype, addend));
             const double error = relative_error(std::vector<double>(first.begin(), first.end()), expected);
             EXPECT_TRUE(error <= (dtype == DType::f32 ? 1e-6 : 3e-3))
                 << error << " " << dtype << " " << m << " " << n << " " << k;

@@ -17,8 +17,8 @@ std::vector<float> random_hessian(std::int64_t n, std::uint64_t seed, float damp
                h(host(), {n, n}, DType::f32);
   float* m = static_cast<float*>(mix.data());
   for (std::int64_t i = 0; i < n; ++i) m[i * n + i] = m[i * n + (i + 1) % n] = 1;
-  host().kernels->matmul(host(), mixed, x, Trans::no, mix, Trans::no, {}, Write::set);
-  host().kernels->matmul(host(), h, mixed, Trans::yes, mixed, Trans::no, {}, Write::set);
+  host().kernels->matmul(host(), mixed, x, Trans::no, mix, Trans::no, {}, {});
+  host().kernels->matmul(host(), h, mixed, Trans::yes, mixed, Trans::no, {}, {});
   std::vector<float> values = to_host<float>(host(), h);
   for (float& v : values) v /= float(samples);
   for (std::int64_t i = 0; i < n; ++i) {

@@ -37,51 +37,135 @@ void draw_row(Rng& rng, std::span<double> row, int bits, Symmetry symmetry, doub
   if (row.size() > 1) row[1] = low;
 }
 
+// The value that a quantiser reads as a smooth function of the inputs, the last of which is the factor: x itself, or
+// what an op fused with the quantiser makes.
 HostFunction fake_quant_surrogate(std::span<const Values> point, std::int64_t R, std::int64_t C, int bits,
-                                  Symmetry symmetry) {
+                                  Symmetry symmetry, const HostFunction& make) {
   struct Frozen {
     double step0, residual, clipped;  // step at factor 1; round(x/s) - x/s; q - z where clipped, NaN elsewhere
   };
   std::vector<Frozen> frozen;
+  const Values at_point = make(point);
   for (std::int64_t r = 0; r < R; ++r) {
-    const std::span row = std::span(point[0]).subspan(std::size_t(r * C), std::size_t(C));
+    const std::span row = std::span(at_point).subspan(std::size_t(r * C), std::size_t(C));
     const RowGrid grid = row_grid(std::min(0.0, *std::ranges::min_element(row)),
                                   std::max(0.0, *std::ranges::max_element(row)), bits, symmetry);
-    const double s = grid.step * point[1][0];
+    const double s = grid.step * point.back()[0];
     for (double x : row) {
       const double u = std::nearbyint(x / s), q = std::clamp(u + grid.zero, 0.0, levels(bits));
       frozen.push_back({grid.step, u - x / s, q == u + grid.zero ? NAN : q - grid.zero});
     }
   }
-  return [frozen](std::span<const Values> in) {
-    Values y;
+  return [frozen, make](std::span<const Values> in) {
+    Values y = make(in);
     for (std::size_t i = 0; i < frozen.size(); ++i) {
-      const double s = frozen[i].step0 * in[1][0];
-      y.push_back(s * (std::isnan(frozen[i].clipped) ? in[0][i] / s + frozen[i].residual : frozen[i].clipped));
+      const double s = frozen[i].step0 * in.back()[0];
+      y[i] = s * (std::isnan(frozen[i].clipped) ? y[i] / s + frozen[i].residual : frozen[i].clipped);
     }
     return y;
   };
 }
 
+// Rows that are clear of ties.
+Values draw_rows(Rng& rng, std::int64_t R, std::int64_t C, int bits, Symmetry symmetry, double factor) {
+  Values x(std::size_t(R * C));
+  for (std::int64_t r = 0; r < R; ++r)
+    draw_row(rng, std::span(x).subspan(std::size_t(r * C), std::size_t(C)), bits, symmetry, factor);
+  return x;
+}
+
+std::string grid_label(Symmetry symmetry, double factor, std::initializer_list<std::int64_t> sizes) {
+  return concat(symmetry == Symmetry::symmetric ? "_symmetric_" : "_asymmetric_", int(factor * 100), "_of_100",
+                dims(sizes));
+}
+
+const Input kFactor = {{1}, Role::differentiated, Width::statistic};
+constexpr double kDifferences = 10;  // dfactor sums (q - z) - x/s, a small difference of two numbers up to 2^bits
+// In bf16 the GPU rounds between the two ops, the CPU in f64 does not: with 3 bits no element crosses a tie by that.
+constexpr int kFusedBits = 3;
+
 }  // namespace
 
 OpCase fake_quant_case(std::int64_t R, std::int64_t C, int bits, Symmetry symmetry, double factor) {
-  return {concat("fake_quant_", symmetry == Symmetry::symmetric ? "symmetric" : "asymmetric", "_", int(factor * 100),
-                 "_of_100", dims({R, C, bits})),
+  return {"fake_quant" + grid_label(symmetry, factor, {R, C, bits}),
           {"fake_quant_forward", "fake_quant_backward"},
-          {{{R, C}}, {{1}, Role::differentiated, Width::statistic}},
+          {{{R, C}}, kFactor},
           [=] {
             Rng rng(kSeed);
-            Values x(std::size_t(R * C));
-            for (std::int64_t r = 0; r < R; ++r)
-              draw_row(rng, std::span(x).subspan(std::size_t(r * C), std::size_t(C)), bits, symmetry, factor);
-            return rounded({std::move(x), {factor}});
+            return rounded({draw_rows(rng, R, C, bits, symmetry, factor), {factor}});
           },
-          [=](Context& ctx, Vars in) { return ops::fake_quant(ctx, in[0], in[1], bits, symmetry); },
+          [=](Context& ctx, Vars in) {
+            return ops::fake_quant(ctx, in[0], {in[1], bits, symmetry});
+          },
           8.0 * double(R * C),
           6.0 * double(R * C),
-          10,  // dfactor sums (q - z) - x/s, a small difference of two numbers up to 2^bits
-          [=](std::span<const Values> point) { return fake_quant_surrogate(point, R, C, bits, symmetry); }};
+          kDifferences,
+          [=](std::span<const Values> point) {
+            return fake_quant_surrogate(point, R, C, bits, symmetry, [](std::span<const Values> in) { return in[0]; });
+          }};
+}
+
+// x is a clear row over w: the norm scales rows, which moves nothing relative to their range.
+OpCase rms_norm_quant_case(std::int64_t R, std::int64_t C, Symmetry symmetry, double factor) {
+  const double eps = narrow_eps(C);
+  return {"rms_norm_quant" + grid_label(symmetry, factor, {R, C}),
+          {"rms_norm_quant_forward", "rms_norm_quant_backward"},
+          {{{R, C}}, {{C}, Role::constant}, kFactor},
+          [=] {
+            Rng rng(kSeed);
+            Values x = draw_rows(rng, R, C, kFusedBits, symmetry, factor), w(static_cast<std::size_t>(C));
+            for (double& v : w) v = uniform(rng, 0.5, 1.5);
+            for (std::size_t i = 0; i < x.size(); ++i) x[i] /= w[i % w.size()];
+            return rounded({std::move(x), std::move(w), {factor}});
+          },
+          [=](Context& ctx, Vars in) {
+            return ops::rms_norm_quant(ctx, in[0], in[1].value, eps, {in[2], kFusedBits, symmetry});
+          },
+          8.0 * double(R * C),
+          10.0 * double(R * C),
+          kDifferences,
+          [=](std::span<const Values> point) {
+            return fake_quant_surrogate(point, R, C, kFusedBits, symmetry, [=](std::span<const Values> in) {
+              Values n = in[0];
+              for (std::size_t r = 0; r < std::size_t(R); ++r) {
+                const std::span row = std::span(n).subspan(r * std::size_t(C), std::size_t(C));
+                double squares = 0;
+                for (double x : row) squares += x * x;
+                for (std::size_t c = 0; c < row.size(); ++c) row[c] *= in[1][c] / std::sqrt(squares / double(C) + eps);
+              }
+              return n;
+            });
+          }};
+}
+
+// up is a clear row over silu(gate).
+OpCase gated_quant_case(std::int64_t R, std::int64_t C, Symmetry symmetry, double factor) {
+  const auto silu = [](double x) { return x / (1 + std::exp(-x)); };
+  return {"gated_quant" + grid_label(symmetry, factor, {R, C}),
+          {"gated_quant_forward", "gated_quant_backward"},
+          {{{R, C}}, {{R, C}}, kFactor},
+          [=] {
+            Rng rng(kSeed);
+            Values up = draw_rows(rng, R, C, kFusedBits, symmetry, factor), gate(up.size());
+            for (std::size_t i = 0; i < up.size(); ++i) {
+              gate[i] = uniform(rng, 0.7, 2) * (rng.below(2) == 0 ? 1 : -1);
+              up[i] /= silu(gate[i]);
+            }
+            return rounded({std::move(gate), std::move(up), {factor}});
+          },
+          [=](Context& ctx, Vars in) {
+            return ops::gated_quant(ctx, in[0], in[1], {in[2], kFusedBits, symmetry});
+          },
+          12.0 * double(R * C),
+          12.0 * double(R * C),
+          kDifferences,
+          [=](std::span<const Values> point) {
+            return fake_quant_surrogate(point, R, C, kFusedBits, symmetry, [=](std::span<const Values> in) {
+              Values h = in[1];
+              for (std::size_t i = 0; i < h.size(); ++i) h[i] *= silu(in[0][i]);
+              return h;
+            });
+          }};
 }
 
 OpCase clip_grid_case(std::int64_t out, std::int64_t groups, int bits, Symmetry symmetry, GridOutput wanted) {

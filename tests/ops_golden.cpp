@@ -125,17 +125,17 @@ TEST_P(Golden, Embedding) {
 TEST_P(Golden, FakeQuantSymmetric) {
   const Tensor rows =
       tensor({3, 6}, {7.5, -7.5, 1.2, -0.4, 2.5, 3.49, -3.75, 1, 0.3, 3, -0.26, 0.74, 0, 0, 0, 0, 0, 0});
-  expect(ops::fake_quant(ctx_, rows, tensor({1}, {1}), 4, Symmetry::symmetric),
+  expect(ops::fake_quant(ctx_, rows, {tensor({1}, {1}), 4, Symmetry::symmetric}),
          {7, -8, 1, 0, 2, 3, -4, 1, 0.5, 3, -0.5, 0.5, 0, 0, 0, 0, 0, 0});
   const Tensor first = tensor({1, 6}, {7.5, -7.5, 1.2, -0.4, 2.5, 3.49});  // half the range: s = 0.5
-  expect(ops::fake_quant(ctx_, first, tensor({1}, {0.5}), 4, Symmetry::symmetric), {3.5, -4, 1, -0.5, 2.5, 3.5});
+  expect(ops::fake_quant(ctx_, first, {tensor({1}, {0.5}), 4, Symmetry::symmetric}), {3.5, -4, 1, -0.5, 2.5, 3.5});
 }
 
 // Asymmetric, 4 bits: rows of range (-1, 14), (0, 15), (-15, 0), all with s = 1 and z = 1, 0, 15. The range includes 0.
 TEST_P(Golden, FakeQuantAsymmetric) {
   const Tensor rows = tensor(
       {4, 6}, {-1, 2, 0.5, 14, 6.5, 0.1, 3, 7.5, 15, 0.6, 1.5, 2.5, -15, -1, -2.5, -0.4, -7, -3.6, 0, 0, 0, 0, 0, 0});
-  expect(ops::fake_quant(ctx_, rows, tensor({1}, {1}), 4, Symmetry::asymmetric),
+  expect(ops::fake_quant(ctx_, rows, {tensor({1}, {1}), 4, Symmetry::asymmetric}),
          {-1, 2, 0, 14, 6, 0, 3, 8, 15, 1, 2, 2, -15, -1, -2, 0, -7, -4, 0, 0, 0, 0, 0, 0});
 }
 

@@ -58,8 +58,8 @@ TEST(FakeQuant, ForwardAndBackwardAreTheFormulas) {
           const Tensor tx = from_host<double>(*ctx, shape, dtype, x), tdy = from_host<double>(*ctx, shape, dtype, dy);
           const Tensor tf = full(*ctx, {1}, dtype, factor);
           Tensor ty(*ctx, shape, dtype), tdx(*ctx, shape, dtype), tdf(*ctx, {1}, dtype);
-          ctx->kernels->fake_quant_forward(*ctx, ty, tx, tf, bits, symmetry);
-          ctx->kernels->fake_quant_backward(*ctx, tdx, tdf, tdy, tx, tf, bits, symmetry);
+          ctx->kernels->fake_quant_forward(*ctx, ty, tx, {tf, bits, symmetry});
+          ctx->kernels->fake_quant_backward(*ctx, tdx, tdf, tdy, tx, {tf, bits, symmetry});
           const std::string what = concat("bits ", bits, ", symmetry ", int(symmetry), ", cols ", cols, ", ", dtype);
           expect_close(to_host<double>(*ctx, ty), y, tolerance(dtype), what);
           expect_close(to_host<double>(*ctx, tdx), dx, tolerance(dtype), what);
@@ -73,7 +73,7 @@ TEST(FakeQuant, WorkedByHand) {
   const auto run = [&](const Values& x, double factor, Symmetry symmetry) {
     const Tensor t = from_host<double>(*ctx, {1, std::int64_t(x.size())}, DType::f32, x);
     Tensor y(*ctx, t.shape(), t.dtype());
-    ctx->kernels->fake_quant_forward(*ctx, y, t, full(*ctx, {1}, DType::f32, factor), 2, symmetry);
+    ctx->kernels->fake_quant_forward(*ctx, y, t, {full(*ctx, {1}, DType::f32, factor), 2, symmetry});
     return to_host<double>(*ctx, y);
   };
   EXPECT_EQ(run({-3, -1.5, 0.9, 1.1, 3}, 1, Symmetry::symmetric), (Values{-4, -2, 0, 2, 2}));
@@ -90,12 +90,12 @@ TEST(FakeQuant, ZeroRowsStayZeroAndNanShows) {
       x[33 + 7] = std::nan(""), x[33 + 8] = 1, x[66 + 1] = std::numeric_limits<double>::infinity();
       const Tensor t = from_host<double>(*ctx, {3, 33}, dtype, x), factor = full(*ctx, {1}, dtype, 1);
       Tensor y(*ctx, t.shape(), dtype), dx(*ctx, t.shape(), dtype), dfactor(*ctx, {1}, dtype);
-      ctx->kernels->fake_quant_forward(*ctx, y, t, factor, 4, symmetry);
+      ctx->kernels->fake_quant_forward(*ctx, y, t, {factor, 4, symmetry});
       const Values got = to_host<double>(*ctx, y);
       for (std::size_t i = 0; i < 33; ++i) EXPECT_EQ(got[i], 0);
       for (std::size_t i = 33; i < 99; ++i) EXPECT_TRUE(std::isnan(got[i])) << i;
       ctx->kernels->fake_quant_backward(*ctx, dx.slice(0, 0, 1), dfactor, full(*ctx, {1, 33}, dtype, 1),
-                                        t.slice(0, 0, 1), factor, 4, symmetry);
+                                        t.slice(0, 0, 1), {factor, 4, symmetry});
       EXPECT_EQ(to_host<double>(*ctx, dfactor), Values{0});
     }
 }
@@ -109,12 +109,48 @@ TEST(FakeQuant, SameBitsForEveryNumberOfThreadsAndStridedRows) {
     const Tensor t = from_host<double>(*ctx, {300, 257}, DType::f32, x).slice(1, 3, 200),
                  factor = full(*ctx, {1}, DType::f32, 0.9);
     Tensor y(*ctx, t.shape(), DType::f32), dfactor(*ctx, {1}, DType::f32);
-    ctx->kernels->fake_quant_forward(*ctx, y, t, factor, 4, Symmetry::asymmetric);
-    ctx->kernels->fake_quant_backward(*ctx, {}, dfactor, y, contiguous(*ctx, t), factor, 4, Symmetry::asymmetric);
+    ctx->kernels->fake_quant_forward(*ctx, y, t, {factor, 4, Symmetry::asymmetric});
+    ctx->kernels->fake_quant_backward(*ctx, {}, dfactor, y, contiguous(*ctx, t), {factor, 4, Symmetry::asymmetric});
     if (expected.empty()) expected = to_host<double>(*ctx, y), expected_sum = to_host<double>(*ctx, dfactor);
     EXPECT_EQ(to_host<double>(*ctx, y), expected);
     EXPECT_EQ(to_host<double>(*ctx, dfactor), expected_sum);
   }
+}
+
+// The fused ops are the two ops, bit by bit, forward and backward.
+TEST(FakeQuant, FusedOpsAreTheTwoOps) {
+  const auto ctx = open();
+  Rng rng(3);
+  for (DType dtype : kFloats)
+    for (Symmetry symmetry : kSymmetries)
+      for (std::int64_t cols : {1, 33, 257}) {
+        const auto drawn = [&](Shape shape) {
+          return from_host<double>(*ctx, shape, dtype, random_values(rng, shape.count(), 2));
+        };
+        const Tensor x = drawn({5, cols}), up = drawn({5, cols}), w = drawn({cols}), dy = drawn({5, cols});
+        const Tensor factor = full(*ctx, {1}, dtype, 0.8);
+        const auto run = [&](const auto& op) {
+          Tape tape(*ctx);
+          const std::array<Var, 3> in = {tape.leaf(x), tape.leaf(up), tape.leaf(factor)};
+          const Var y = op(in[0], in[1], ops::ActivationQuantiserVars{in[2], 4, symmetry});
+          std::vector<Values> results = {to_host<double>(*ctx, y.value)};
+          tape.backward(y, dy);
+          for (const Var& v : in)
+            if (v.slot->grad) results.push_back(to_host<double>(*ctx, v.slot->grad));
+          return results;
+        };
+        EXPECT_EQ(
+            run([&](const Var& a, const Var&, const auto& q) { return ops::rms_norm_quant(*ctx, a, w, 1e-5, q); }),
+            run([&](const Var& a, const Var&, const auto& q) {
+              return ops::fake_quant(*ctx, ops::rms_norm(*ctx, a, w, 1e-5), q);
+            }))
+            << cols << " " << dtype;
+        EXPECT_EQ(run([&](const Var& a, const Var& b, const auto& q) { return ops::gated_quant(*ctx, a, b, q); }),
+                  run([&](const Var& a, const Var& b, const auto& q) {
+                    return ops::fake_quant(*ctx, ops::gated(*ctx, a, b), q);
+                  }))
+            << cols << " " << dtype;
+      }
 }
 
 struct HostGrid {

@@ -172,7 +172,7 @@ TEST_F(TapeTest, WrongShapesAreErrorsThatNameTheOp) {
   EXPECT_EQ(message([&] { ops::mse(ctx_, x, convert(ctx_, x, DType::f32)); }).substr(0, 3), "mse");
   EXPECT_EQ(message([&] { ops::cross_entropy(ctx_, x, x); }).substr(0, 13), "cross_entropy");
   EXPECT_EQ(message([&] { ops::embedding(ctx_, x, x); }).substr(0, 9), "embedding");
-  EXPECT_EQ(message([&] { ops::fake_quant(ctx_, x, w, 4, Symmetry::symmetric); }).substr(0, 10), "fake_quant");
+  EXPECT_EQ(message([&] { ops::fake_quant(ctx_, x, {w, 4, Symmetry::symmetric}); }).substr(0, 10), "fake_quant");
   EXPECT_EQ(message([&] {
               ops::quantise_weight(ctx_, {x, y, y, 4, Rounder::sigmoid, {}, {}, {}});
             }).substr(0, 15),

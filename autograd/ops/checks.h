@@ -27,4 +27,11 @@ inline void require_alike(const char* op, const Tensor& a, const Tensor& b) {
   require_tensor(op, "the second input", b, a.shape(), a.dtype());
 }
 
+// With eps = 0 a row of zeros would give NaN.
+inline void require_norm(const char* op, const Tensor& x, double eps) {
+  require_float(op, "x", x);
+  require(x.cols() > 0, op, ": x ", x.shape(), " has no columns");
+  require(eps > 0, op, ": eps must be positive, got ", eps);
+}
+
 }  // namespace cbq::ops

@@ -9,7 +9,8 @@ Trans opposite(Trans t) {
   return t == Trans::no ? Trans::yes : Trans::no;
 }
 
-// y = op(a) op(b) + bias gives d op(a) = dy op(b)^T, d op(b) = op(a)^T dy, dbias = column_sum(dy).
+// y = op(a) op(b) + bias + addend gives d op(a) = dy op(b)^T, d op(b) = op(a)^T dy, dbias = column_sum(dy), daddend =
+// dy.
 struct MatmulNode {
   Tensor a, b;  // each empty when the other is constant
   Shape a_shape, b_shape;
@@ -19,19 +20,19 @@ struct MatmulNode {
 
   void backward(Context& ctx, const Tensor& dy, const Grads& grads) const {
     if (grads.wants(0)) {
-      auto [da, write] = grads.take(0, a_shape, dy.dtype());
+      auto [da, addend] = grads.take(0, a_shape, dy.dtype());
       if (trans_a == Trans::no)
-        ctx.kernels->matmul(ctx, da, dy, Trans::no, b, opposite(trans_b), {}, write);
+        ctx.kernels->matmul(ctx, da, dy, Trans::no, b, opposite(trans_b), {}, addend);
       else
-        ctx.kernels->matmul(ctx, da, b, trans_b, dy, Trans::yes, {}, write);
+        ctx.kernels->matmul(ctx, da, b, trans_b, dy, Trans::yes, {}, addend);
       grads.set(0, std::move(da));
     }
     if (grads.wants(1)) {
-      auto [db, write] = grads.take(1, b_shape, dy.dtype());
+      auto [db, addend] = grads.take(1, b_shape, dy.dtype());
       if (trans_b == Trans::no)
-        ctx.kernels->matmul(ctx, db, a, opposite(trans_a), dy, Trans::no, {}, write);
+        ctx.kernels->matmul(ctx, db, a, opposite(trans_a), dy, Trans::no, {}, addend);
       else
-        ctx.kernels->matmul(ctx, db, dy, Trans::yes, a, trans_a, {}, write);
+        ctx.kernels->matmul(ctx, db, dy, Trans::yes, a, trans_a, {}, addend);
       grads.set(1, std::move(db));
     }
     if (grads.wants(2)) {
@@ -39,12 +40,13 @@ struct MatmulNode {
       ctx.kernels->column_sum(ctx, dbias, dy);
       grads.set(2, std::move(dbias));
     }
+    grads.set(3, dy);
   }
 };
 
 }  // namespace
 
-Var matmul(Context& ctx, const Var& a, Trans trans_a, const Var& b, Trans trans_b, const Var& bias) {
+Var matmul(Context& ctx, const Var& a, Trans trans_a, const Var& b, Trans trans_b, const Var& bias, const Var& addend) {
   require_matrix("matmul", "a", a.value);
   require_matrix("matmul", "b", b.value);
   const DType dtype = a.value.dtype();
@@ -54,14 +56,15 @@ Var matmul(Context& ctx, const Var& a, Trans trans_a, const Var& b, Trans trans_
           b.shape(), b_outer ? "" : "^T", " do not chain");
   Tensor y(ctx, {a.shape()[a_outer], b.shape()[b_outer]}, dtype);
   if (bias.value) require_tensor("matmul", "bias", bias.value, {y.cols()}, dtype);
-  ctx.kernels->matmul(ctx, y, a.value, trans_a, b.value, trans_b, bias.value, Write::set);
-  return Tape::record(std::move(y), {a, b, bias},
+  if (addend.value) require_tensor("matmul", "addend", addend.value, y.shape(), dtype);
+  ctx.kernels->matmul(ctx, y, a.value, trans_a, b.value, trans_b, bias.value, addend.value);
+  return Tape::record(std::move(y), {a, b, bias, addend},
                       MatmulNode{b.needs_grad() ? a.value : Tensor(), a.needs_grad() ? b.value : Tensor(), a.shape(),
                                  b.shape(), trans_a, trans_b});
 }
 
-Var linear(Context& ctx, const Var& x, const Var& w, const Var& bias) {
-  return matmul(ctx, x, Trans::no, w, Trans::yes, bias);
+Var linear(Context& ctx, const Var& x, const Var& w, const Var& bias, const Var& addend) {
+  return matmul(ctx, x, Trans::no, w, Trans::yes, bias, addend);
 }
 
 }  // namespace cbq::ops

@@ -9,8 +9,9 @@ struct RmsNormNode {
   Tensor x, w, rstd;
   std::int64_t saved_bytes() const { return bytes_of(x, w, rstd); }
   void backward(Context& ctx, const Tensor& dy, const Grads& grads) const {
-    Tensor dx = grads.make(0, x), dw = grads.make(1, w);
-    ctx.kernels->rms_norm_backward(ctx, dx, dw, dy, x, w, rstd);
+    Tensor dw = grads.make(1, w);
+    auto [dx, addend] = dw ? Grads::Target{grads.make(0, x), {}} : grads.take(0, x.shape(), x.dtype());
+    ctx.kernels->rms_norm_backward(ctx, dx, dw, dy, x, w, rstd, addend);
     grads.set(0, std::move(dx));
     grads.set(1, std::move(dw));
   }
@@ -20,20 +21,14 @@ struct LayerNormNode {
   Tensor x, w, mean, rstd;
   std::int64_t saved_bytes() const { return bytes_of(x, w, mean, rstd); }
   void backward(Context& ctx, const Tensor& dy, const Grads& grads) const {
-    Tensor dx = grads.make(0, x), dw = grads.make(1, w), db = grads.make(2, w);
-    ctx.kernels->layer_norm_backward(ctx, dx, dw, db, dy, x, w, mean, rstd);
+    Tensor dw = grads.make(1, w), db = grads.make(2, w);
+    auto [dx, addend] = dw || db ? Grads::Target{grads.make(0, x), {}} : grads.take(0, x.shape(), x.dtype());
+    ctx.kernels->layer_norm_backward(ctx, dx, dw, db, dy, x, w, mean, rstd, addend);
     grads.set(0, std::move(dx));
     grads.set(1, std::move(dw));
     grads.set(2, std::move(db));
   }
 };
-
-// With eps = 0 a row of zeros would give NaN.
-void require_norm(const char* op, const Tensor& x, double eps) {
-  require_float(op, "x", x);
-  require(x.cols() > 0, op, ": x ", x.shape(), " has no columns");
-  require(eps > 0, op, ": eps must be positive, got ", eps);
-}
 
 }  // namespace
 

@@ -5,16 +5,52 @@
 namespace cbq::ops {
 namespace {
 
-struct FakeQuantNode {
-  Tensor x, factor;
+// What a quantiser of activations saves.
+struct SavedActivationQuantiser {
+  Tensor factor;
   int bits;
   Symmetry symmetry;
-  std::int64_t saved_bytes() const { return bytes_of(x, factor); }
+
+  explicit SavedActivationQuantiser(const ActivationQuantiserVars& in)
+      : factor(in.factor.value), bits(in.bits), symmetry(in.symmetry) {}
+  ActivationQuantiser views() const { return {factor, bits, symmetry}; }
+};
+
+struct FakeQuantNode {
+  Tensor x;
+  SavedActivationQuantiser quantiser;
+  std::int64_t saved_bytes() const { return bytes_of(x, quantiser.factor); }
   void backward(Context& ctx, const Tensor& dy, const Grads& grads) const {
-    Tensor dx = grads.make(0, x), dfactor = grads.make(1, factor);
-    ctx.kernels->fake_quant_backward(ctx, dx, dfactor, dy, x, factor, bits, symmetry);
+    Tensor dx = grads.make(0, x), dfactor = grads.make(1, quantiser.factor);
+    ctx.kernels->fake_quant_backward(ctx, dx, dfactor, dy, x, quantiser.views());
     grads.set(0, std::move(dx));
     grads.set(1, std::move(dfactor));
+  }
+};
+
+struct RmsNormQuantNode {
+  Tensor x, w, rstd, range;
+  SavedActivationQuantiser quantiser;
+  std::int64_t saved_bytes() const { return bytes_of(x, w, rstd, range, quantiser.factor); }
+  void backward(Context& ctx, const Tensor& dy, const Grads& grads) const {
+    auto [dx, addend] = grads.take(0, x.shape(), x.dtype());
+    Tensor dfactor = grads.make(1, quantiser.factor);
+    ctx.kernels->rms_norm_quant_backward(ctx, dx, dfactor, dy, x, w, rstd, range, quantiser.views(), addend);
+    grads.set(0, std::move(dx));
+    grads.set(1, std::move(dfactor));
+  }
+};
+
+struct GatedQuantNode {
+  Tensor gate, up, range;
+  SavedActivationQuantiser quantiser;
+  std::int64_t saved_bytes() const { return bytes_of(gate, up, range, quantiser.factor); }
+  void backward(Context& ctx, const Tensor& dy, const Grads& grads) const {
+    Tensor dgate = grads.make(0, gate), dup = grads.make(1, up), dfactor = grads.make(2, quantiser.factor);
+    ctx.kernels->gated_quant_backward(ctx, dgate, dup, dfactor, dy, gate, up, range, quantiser.views());
+    grads.set(0, std::move(dgate));
+    grads.set(1, std::move(dup));
+    grads.set(2, std::move(dfactor));
   }
 };
 
@@ -93,6 +129,11 @@ void require_bits(const char* op, int bits, int most) {
   require(bits >= 2 && bits <= most, op, ": expected 2 to ", most, " bits, got ", bits);
 }
 
+void require_quantiser(const char* op, const ActivationQuantiserVars& in, DType dtype) {
+  require_bits(op, in.bits, 16);
+  require_tensor(op, "factor", in.factor.value, {1}, statistics_dtype(dtype));
+}
+
 void require_quantiser(const char* op, const WeightQuantiserVars& in) {
   require_bits(op, in.bits, 8);
   require_matrix(op, "w", in.w.value);
@@ -118,13 +159,36 @@ void require_quantiser(const char* op, const WeightQuantiserVars& in) {
 
 }  // namespace
 
-Var fake_quant(Context& ctx, const Var& x, const Var& factor, int bits, Symmetry symmetry) {
-  require_bits("fake_quant", bits, 16);
+Var fake_quant(Context& ctx, const Var& x, const ActivationQuantiserVars& quantiser) {
   require_float("fake_quant", "x", x.value);
-  require_tensor("fake_quant", "factor", factor.value, {1}, statistics_dtype(x.value.dtype()));
+  require_quantiser("fake_quant", quantiser, x.value.dtype());
+  const SavedActivationQuantiser saved(quantiser);
   Tensor y(ctx, x.shape(), x.value.dtype());
-  ctx.kernels->fake_quant_forward(ctx, y, x.value, factor.value, bits, symmetry);
-  return Tape::record(std::move(y), {x, factor}, FakeQuantNode{x.value, factor.value, bits, symmetry});
+  ctx.kernels->fake_quant_forward(ctx, y, x.value, saved.views());
+  return Tape::record(std::move(y), {x, quantiser.factor}, FakeQuantNode{x.value, saved});
+}
+
+Var rms_norm_quant(Context& ctx, const Var& x, const Tensor& w, double eps, const ActivationQuantiserVars& quantiser) {
+  const DType dtype = x.value.dtype(), statistics = statistics_dtype(dtype);
+  require_norm("rms_norm_quant", x.value, eps);
+  require_tensor("rms_norm_quant", "w", w, {x.value.cols()}, dtype);
+  require_quantiser("rms_norm_quant", quantiser, dtype);
+  const SavedActivationQuantiser saved(quantiser);
+  Tensor y(ctx, x.shape(), dtype), rstd(ctx, {x.value.rows()}, statistics), range(ctx, {x.value.rows(), 2}, statistics);
+  ctx.kernels->rms_norm_quant_forward(ctx, y, rstd, range, x.value, w, eps, saved.views());
+  return Tape::record(std::move(y), {x, quantiser.factor},
+                      RmsNormQuantNode{x.value, w, std::move(rstd), std::move(range), saved});
+}
+
+Var gated_quant(Context& ctx, const Var& gate, const Var& up, const ActivationQuantiserVars& quantiser) {
+  require_alike("gated_quant", gate.value, up.value);
+  const DType dtype = gate.value.dtype();
+  require_quantiser("gated_quant", quantiser, dtype);
+  const SavedActivationQuantiser saved(quantiser);
+  Tensor y(ctx, gate.shape(), dtype), range(ctx, {gate.value.rows(), 2}, statistics_dtype(dtype));
+  ctx.kernels->gated_quant_forward(ctx, y, range, gate.value, up.value, saved.views());
+  return Tape::record(std::move(y), {gate, up, quantiser.factor},
+                      GatedQuantNode{gate.value, up.value, std::move(range), saved});
 }
 
 Var quantise_weight(Context& ctx, const WeightQuantiserVars& inputs) {

@@ -1,0 +1,78 @@
+// One row of activations and the integer grid of its range: what fake_quant and the ops fused with it share.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/kernel_args.h"
+#include "cpu/parallel.h"
+
+namespace cbq::cpu {
+
+// Least and largest of a row and 0; both NaN where the row holds a NaN or an infinity.
+template <class T>
+struct RowRange {
+  T low, high;
+};
+
+template <class T>
+RowRange<T> range_of_row(const T* x, std::int64_t count) {
+  T low = 0, high = 0, poison = 0;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : poison)
+  for (std::int64_t c = 0; c < count; ++c) {
+    low = x[c] < low ? x[c] : low;
+    high = x[c] > high ? x[c] : high;
+    poison += x[c] - x[c];  // 0, or NaN where x is not finite: comparisons alone would pass over a NaN
+  }
+  return {low + poison, high + poison};
+}
+
+template <class T>
+struct RowGrid {
+  T s, z, last;  // step, zero point, largest code
+};
+
+template <class T>
+RowGrid<T> grid_of_range(RowRange<T> row, T factor, int bits, Symmetry symmetry) {
+  const T last = T((1 << bits) - 1);
+  const bool symmetric = symmetry == Symmetry::symmetric;
+  const T range = symmetric ? 2 * std::max(-row.low, row.high) : row.high - row.low;
+  // The floor makes an all-zero row 0 / s = 0 instead of 0 / 0. Both comparisons are false for NaN.
+  const T s = factor * range / last, smallest = std::numeric_limits<T>::min();
+  const T z = symmetric ? T(1 << (bits - 1)) : range > 0 ? std::nearbyint(-row.low * last / range) : T(0);
+  return {s < smallest ? smallest : s, z, last};
+}
+
+// y = s (q - z); y may be x.
+template <class T>
+void quantise_row(T* y, const T* x, std::int64_t count, const RowGrid<T>& grid) {
+  const auto [s, z, last] = grid;
+#pragma omp simd
+  for (std::int64_t c = 0; c < count; ++c) {
+    const T v = std::nearbyint(x[c] / s) + z;
+    y[c] = s * ((v < 0 ? T(0) : v > last ? last : v) - z);  // NaN stays
+  }
+}
+
+// dx = m dy, where wanted, and the row's part of dfactor: (s/factor) sum_c dy (q - z - m x/s).
+template <class T>
+double quantise_row_backward(T* dx, const T* dy, const T* x, std::int64_t count, const RowGrid<T>& grid, T factor) {
+  const auto [s, z, last] = grid;
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t c = 0; c < count; ++c) {
+    const T ratio = x[c] / s, v = std::nearbyint(ratio) + z, q = v < 0 ? T(0) : v > last ? last : v;
+    sum += double(dy[c]) * double(q - z - (q == v ? ratio : T(0)));
+  }
+  if (dx) {
+#pragma omp simd
+    for (std::int64_t c = 0; c < count; ++c) {
+      const T v = std::nearbyint(x[c] / s) + z;
+      dx[c] = v >= 0 && v <= last ? dy[c] : T(0);
+    }
+  }
+  return sum * double(s) / double(factor);
+}
+
+}  // namespace cbq::cpu

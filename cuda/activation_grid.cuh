@@ -1,0 +1,111 @@
+// One row of activations and the integer grid of its range, on the device: what fake_quant and the ops fused with it
+// share. Formulas: cuda/fake_quant.cu.
+#pragma once
+
+#include <cfloat>
+
+#include "cuda/rounding_weight.cuh"
+#include "cuda/row.cuh"
+
+namespace cbq::cuda {
+
+struct DeviceQuantiser {
+  const float* factor;  // (1)
+  int bits;
+  Symmetry symmetry;
+};
+
+inline DeviceQuantiser on_device(const ActivationQuantiser& quantiser) {
+  return {elements<const float>(quantiser.factor), quantiser.bits, quantiser.symmetry};
+}
+
+// Least and largest of a row and 0, the same in all its threads; both NaN where the row holds a NaN or an infinity.
+// `row` gives floats by at(i, c) (cuda/row.cuh).
+template <class S, class Row>
+__device__ float2 range_of_row(const Row& row, std::int64_t cols) {
+  float extremes[2] = {};  // of -x and x
+  walk<S>(cols, [&](int i, auto c) {
+    const Pack<float, S::kPack> x = row.at(i, c);
+#pragma unroll
+    for (int k = 0; k < S::kPack; ++k)
+      extremes[0] = max_nan(extremes[0], -x.v[k]), extremes[1] = max_nan(extremes[1], x.v[k]);
+  });
+  row_reduce<S>(extremes, [](float a, float b) { return max_nan(a, b); });
+  const float low = -extremes[0], high = extremes[1];
+  const float poison = (low - low) + (high - high);  // 0, or NaN where not finite
+  return {low + poison, high + poison};
+}
+
+__device__ inline Step grid_of_range(float2 row, const DeviceQuantiser& quantiser) {
+  const float low = row.x, high = row.y, factor = *quantiser.factor, last = float((1 << quantiser.bits) - 1);
+  const bool symmetric = quantiser.symmetry == Symmetry::symmetric;
+  const float range = symmetric ? 2 * max_nan(-low, high) : high - low, s = factor * range / last;
+  const float z = symmetric ? float(1 << (quantiser.bits - 1)) : range > 0 ? rintf(-low * last / range) : 0.0f;
+  // The floor makes an all-zero row 0 / s = 0 instead of 0 / 0; NaN stays. A multiple of s up to N / factor must not
+  // overflow.
+  const float normal = s < FLT_MIN ? FLT_MIN : s;
+  return make_step(normal, normal, z, factor >= 0x1p-40f ? kLargestFastStep<Rounder::straight_through> : 0).with(last);
+}
+
+// x / s over the whole range of floats, wrong by at most 2 ulp: an exact division is a call, which costs registers.
+__device__ inline float any_quotient(float x, float s) {
+  float y;
+  asm("div.full.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(s));
+  return y;
+}
+
+// x / s of a pack, correctly rounded for steps from 2^-60 to 2^60.
+template <int N>
+__device__ void ratios(float (&ratio)[N], const Pack<float, N>& x, const Step& step) {
+  if (step.inverse != 0) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) ratio[k] = fast_quotient(x.v[k], step);
+  } else {
+#pragma unroll
+    for (int k = 0; k < N; ++k) ratio[k] = any_quotient(x.v[k], step.s);
+  }
+}
+
+// y = s (q - z)
+template <class S, class T, class Row>
+__device__ void quantise_row(T* y, const Row& row, std::int64_t cols, const Step& step) {
+  constexpr int N = S::kPack;
+  walk<S>(cols, [&](int i, auto c) {
+    float ratio[N];
+    ratios(ratio, row.at(i, c), step);
+    Pack<T, N> out;
+#pragma unroll
+    for (int k = 0; k < N; ++k) out.v[k] = from_float<T>(step.s * nearest_on_grid(ratio[k], step));
+    store_pack(y + c, out);
+  });
+}
+
+// dx = m dy of a pack; adds dy (q - z - m x/s) to `sum`.
+template <int N>
+__device__ Pack<float, N> straight_through(float& sum, const Pack<float, N>& dy, const float (&ratio)[N],
+                                           const Step& step) {
+  Pack<float, N> dx;
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+    const float u = round_to_even(ratio[k]), clipped = clip_nan(u, step.low, step.high);
+    const bool inside = clipped == u;
+    sum = fmaf(dy.v[k], inside ? clipped - ratio[k] : clipped, sum);
+    dx.v[k] = inside ? dy.v[k] : 0.0f;
+  }
+  return dx;
+}
+
+// The parts of `rows` rows, each of factor dfactor, in the order of the rows.
+struct WriteFactor {
+  float* y;
+  const float* factor;
+  __device__ void operator()(double sum) const { *y = float(sum / double(*factor)); }
+};
+inline void sum_factor(const char* name, Context& ctx, View dfactor, const double* of_row, std::int64_t row_count,
+                       const DeviceQuantiser& quantiser) {
+  if (dfactor)
+    launch_dependent(name, ctx, {1, kSumThreads}, finish_sum_kernel<WriteFactor>, of_row, row_count,
+                     WriteFactor{elements<float>(dfactor), quantiser.factor});
+}
+
+}  // namespace cbq::cuda

@@ -1,0 +1,39 @@
+// What linear layers read: a value, or how it is made of others, so that making it and quantising it can be one pass.
+#pragma once
+
+#include <variant>
+
+#include "models/norm.h"
+
+namespace cbq {
+
+class SiteInput {
+ public:
+  SiteInput(Var x) : from_(std::move(x)) {}  // implicit: a value as it stands
+  // normalise(norm, x, eps); the norm must outlive this.
+  static SiteInput normalised(const Norm& norm, Var x, double eps) {
+    return SiteInput(Normalised{&norm, std::move(x), eps});
+  }
+  // silu(gate) * up
+  static SiteInput gated(Var gate, Var up) { return SiteInput(Gated{std::move(gate), std::move(up)}); }
+
+  Var value(Context& ctx) const;
+  // fake_quant of the value. In one pass where it is an RMSNorm of constant weight in the type of x, or gated.
+  Var quantised(Context& ctx, const ops::ActivationQuantiserVars& quantiser) const;
+
+ private:
+  struct Normalised {
+    const Norm* norm;
+    Var x;
+    double eps;
+  };
+  struct Gated {
+    Var gate, up;
+  };
+  explicit SiteInput(Normalised from) : from_(std::move(from)) {}
+  explicit SiteInput(Gated from) : from_(std::move(from)) {}
+
+  std::variant<Var, Normalised, Gated> from_;
+};
+
+}  // namespace cbq
