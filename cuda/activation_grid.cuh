@@ -19,17 +19,34 @@ inline DeviceQuantiser on_device(const ActivationQuantiser& quantiser) {
   return {elements<const float>(quantiser.factor), quantiser.bits, quantiser.symmetry};
 }
 
+// (least, largest) of a pack and of what is there already; NaN stays. Pairs of bf16 take one instruction each.
+template <class T, int N>
+__device__ void widen(float2& range, const Pack<T, N>& x) {
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    unsigned words[N / 2];
+    memcpy(words, &x, sizeof(x));
+    unsigned low = words[0], high = words[0];
+#pragma unroll
+    for (int i = 1; i < N / 2; ++i) {
+      asm("min.NaN.bf16x2 %0, %0, %1;" : "+r"(low) : "r"(words[i]));
+      asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(high) : "r"(words[i]));
+    }
+    range.x = min_nan(range.x, min_nan(__uint_as_float(low << 16), __uint_as_float(low & 0xffff0000u)));
+    range.y = max_nan(range.y, max_nan(__uint_as_float(high << 16), __uint_as_float(high & 0xffff0000u)));
+  } else {
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      range.x = min_nan(range.x, to_float(x.v[k])), range.y = max_nan(range.y, to_float(x.v[k]));
+  }
+}
+
 // Least and largest of a row and 0, the same in all its threads; both NaN where the row holds a NaN or an infinity.
-// `row` gives floats by at(i, c) (cuda/row.cuh).
+// `row` gives packs by raw(i, c) (cuda/row.cuh).
 template <class S, class Row>
 __device__ float2 range_of_row(const Row& row, std::int64_t cols) {
-  float extremes[2] = {};  // of -x and x
-  walk<S>(cols, [&](int i, auto c) {
-    const Pack<float, S::kPack> x = row.at(i, c);
-#pragma unroll
-    for (int k = 0; k < S::kPack; ++k)
-      extremes[0] = max_nan(extremes[0], -x.v[k]), extremes[1] = max_nan(extremes[1], x.v[k]);
-  });
+  float2 range = {};
+  walk<S>(cols, [&](int i, auto c) { widen(range, row.raw(i, c)); });
+  float extremes[2] = {-range.x, range.y};
   row_reduce<S>(extremes, [](float a, float b) { return max_nan(a, b); });
   const float low = -extremes[0], high = extremes[1];
   const float poison = (low - low) + (high - high);  // 0, or NaN where not finite

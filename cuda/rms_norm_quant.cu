@@ -63,7 +63,8 @@ __global__ void __launch_bounds__(S::kBlockThreads, kBackwardBlocksPerSm<S>)
   constexpr int N = S::kPack;
   const std::int64_t cols = norm.x.cols;
   take_row<S>(norm.x.rows, [&](std::int64_t r) {
-    const RowIn<S, T> grad(row_of(dy, r), cols), in(row_of(norm.x, r), cols);
+    RowIn<S, T> grad(row_of(dy, r), cols);  // dn from the first walk on
+    const RowIn<S, T> in(row_of(norm.x, r), cols);
     const float s = rstd[r];
     const Step step = grid_of_range(range[r], quantiser);
     // dn of a pack. While n is divided nothing else is unpacked: registers just suffice.
@@ -78,6 +79,7 @@ __global__ void __launch_bounds__(S::kBlockThreads, kBackwardBlocksPerSm<S>)
       const Pack<float, N> d = masked(sum, i, c, weight), v = in.at(i, c), w = to_floats(unknown(weight));
 #pragma unroll
       for (int k = 0; k < N; ++k) dot += w.v[k] * d.v[k] * v.v[k];
+      if constexpr (S::kHeld) grad.put(i, from_floats<T>(d));  // exact: each is dy or 0
     });
     double totals[2] = {double(dot), double(sum)};
     row_reduce<S>(totals, Sum());
@@ -85,9 +87,15 @@ __global__ void __launch_bounds__(S::kBlockThreads, kBackwardBlocksPerSm<S>)
     if (!dx.data) return;
     const float mean = float(totals[0]) / float(cols) * s * s;
     walk<S>(cols, [&](int i, auto c) {
-      float ignored = 0;
       const Pack<T, N> weight = load_pack<N>(norm.w + c);
-      const Pack<float, N> d = masked(ignored, i, c, weight), v = in.at(i, c), w = to_floats(unknown(weight));
+      Pack<float, N> d;
+      if constexpr (S::kHeld) {
+        d = grad.at(i, c);
+      } else {
+        float counted = 0;
+        d = masked(counted, i, c, weight);
+      }
+      const Pack<float, N> v = in.at(i, c), w = to_floats(unknown(weight));
       Pack<float, N> out = {};
       if (addend.data) out = load_floats<N>(row_of(addend, r) + c);
 #pragma unroll

@@ -116,6 +116,8 @@ class RowOf {
       return make_(i, c);
   }
   __device__ Pack<float, S::kPack> at(int i, std::int64_t c) const { return to_floats(raw(i, c)); }
+  // Another pack in its place, until the row is dropped. Of rows that are held.
+  __device__ void put(int i, const RowPack& pack) { held_[i] = pack; }
 
  private:
   Make make_;
