@@ -124,12 +124,20 @@ def write_build_file(build, copy, mutants, chosen):
 
     link("mutant_none", "")
     for i, (_, file, text, replacement) in enumerate(chosen):
-        source, obj = mutants / f"{i}.cpp", mutants / f"{i}.o"
-        source.write_text((copy / file).read_text().replace(text, replacement))
-        # A mutation may leave a variable unused: no warnings.
-        compile_line = re.sub(r" -o \S+ -c \S+$", f" -w -o {obj} -c {source}", commands[copy / file])
-        add(obj, compile_line, source)
-        link(f"mutant_{i}", obj, obj)
+        mutated = mutants / str(i) / file
+        mutated.parent.mkdir(parents=True)
+        mutated.write_text((copy / file).read_text().replace(text, replacement))
+        # Of a header all that include it are compiled, with the mutant's folder before the others.
+        users = [f for f in commands if f.exists() and f'#include "{file}"' in f.read_text()]
+        sources = {mutated: commands[copy / file]} if file.endswith(".cpp") else {f: commands[f] for f in users}
+        objects = []
+        for source, command in sources.items():
+            obj = mutants / str(i) / f"{source.stem}.o"
+            command = command.replace(" -I", f" -I{mutants / str(i)} -I", 1)
+            # A mutation may leave a variable unused: no warnings.
+            add(obj, re.sub(r" -o \S+ -c \S+$", f" -w -o {obj} -c {source}", command), f"{source} | {mutated}")
+            objects.append(str(obj))
+        link(f"mutant_{i}", " ".join(objects), " ".join(objects))
     (mutants / "build.ninja").write_text("\n".join(lines) + "\n")
 
 
