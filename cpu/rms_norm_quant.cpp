@@ -38,8 +38,7 @@ void rms_norm_quant_backward(Context&, View dx, View dfactor, View dy, View x, V
     std::vector<double> of_row(std::size_t(in.rows));
     parallel_for(in.rows, in.rows * in.cols, [&](std::int64_t r) {
       std::vector<T> n(std::size_t(in.cols)), dn(n.size());
-#pragma omp simd
-      for (std::int64_t c = 0; c < in.cols; ++c) n[std::size_t(c)] = in(r, c) * s[r] * weight[c];
+      rms_norm_row_of(n.data(), in.row(r), weight, s[r], in.cols);
       const RowGrid<T> grid =
           grid_of_range<T>({ranges(r, 0), ranges(r, 1)}, factor, quantiser.bits, quantiser.symmetry);
       of_row[std::size_t(r)] = quantise_row_backward(dn.data(), grad.row(r), n.data(), in.cols, grid, factor);

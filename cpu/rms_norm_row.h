@@ -7,13 +7,19 @@
 
 namespace cbq::cpu {
 
-// y = x * rstd * w; the result is rstd.
+// y = x * rstd * w
+template <class T>
+void rms_norm_row_of(T* y, const T* x, const T* w, T rstd, std::int64_t cols) {
+#pragma omp simd
+  for (std::int64_t c = 0; c < cols; ++c) y[c] = x[c] * rstd * w[c];
+}
+
+// The same with the rstd of x, which is the result.
 template <class T>
 T rms_norm_row(T* y, const T* x, const T* w, std::int64_t cols, double eps) {
   const double squares = sum_over(cols, [&](std::int64_t c) { return double(x[c]) * double(x[c]); });
   const T s = T(1 / std::sqrt(squares / double(cols) + eps));
-#pragma omp simd
-  for (std::int64_t c = 0; c < cols; ++c) y[c] = x[c] * s * w[c];
+  rms_norm_row_of(y, x, w, s, cols);
   return s;
 }
 
