@@ -9,7 +9,8 @@
 
 namespace cbq::ops {
 
-// y (M,N) = op(a) op(b) + bias + addend (M,N). Saves a and b. A constant operand costs no gradient GEMM.
+// y (M,N) = op(a) op(b) + bias + addend (M,N). Saves a and b. A constant operand costs no gradient GEMM. a b^T of two
+// operands with integers is a product of integers; its gradients are those of the values.
 Var matmul(Context& ctx, const Var& a, Trans trans_a, const Var& b, Trans trans_b, const Var& bias = {},
            const Var& addend = {});
 // y (R,out) = x (R,in) w (out,in)^T + bias + addend: a linear layer as checkpoints store it.
@@ -43,11 +44,15 @@ Var softmax(Context& ctx, const Var& x);                      // saves y
 Var activation(Context& ctx, const Var& x, Activation kind);  // saves x
 Var gated(Context& ctx, const Var& gate, const Var& up);      // silu(gate) * up; saves both
 
+// What a quantiser gives: values, or values with their integers, for grids whose integers fit (integers_fit).
+enum class Form { values, with_integers };
+
 // The inputs of a quantiser of activations as Vars (core/kernel_args.h).
 struct ActivationQuantiserVars {
   Var factor;  // (1)
   int bits;
   Symmetry symmetry;
+  Form form = Form::values;
 };
 // Per-token fake quantisation with a learned factor on the dynamic range. Saves x, factor.
 Var fake_quant(Context& ctx, const Var& x, const ActivationQuantiserVars& quantiser);
@@ -62,7 +67,8 @@ struct WeightQuantiserVars {
   int bits;
   Rounder rounder;
   Var dense, a1, a2;
-  Tensor start_scale = {};  // a constant, or empty
+  Tensor start_scale = {};   // a constant, or empty
+  Form form = Form::values;  // with_integers: of one step a row, |q - z| up to kLargestInteger, rounders but `sigmoid`
 };
 // w_hat (out, in). Saves its inputs, not w_hat.
 Var quantise_weight(Context& ctx, const WeightQuantiserVars& inputs);

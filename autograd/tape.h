@@ -19,6 +19,14 @@ struct Slot {
   void collect(Context& ctx, Tensor g);
 };
 
+// What a quantiser can give beside its values: IntegerRows of core/kernel_args.h. Nothing where it did not.
+struct IntegerTensors {
+  Tensor integers, step;
+
+  explicit operator bool() const { return bool(integers); }
+  IntegerRows views() const { return {integers, step}; }
+};
+
 // A tensor and, if it takes part in differentiation, its place on a tape. Constants have none.
 struct Var {
   Var() = default;
@@ -28,6 +36,7 @@ struct Var {
   const Shape& shape() const { return value.shape(); }
 
   Tensor value;
+  IntegerTensors integers;  // of the value, in place of which products may read them
   std::shared_ptr<Slot> slot;
   Tape* tape = nullptr;
 };

@@ -32,7 +32,10 @@ void add_rms_norm(GpuRows& rows) {
 
 // The weight of one gate or up projection, W4, a step a channel, offset of rank 5.
 void add_weight(GpuRows& rows) {
-  for (const auto& rung : with_top(ladder::kWeight, rows.ctx.kernels->quantise_weight_forward))
+  const ladder::WeightKernel top = [](Context& ctx, View w_hat, const WeightQuantiser& quantiser) {
+    ctx.kernels->quantise_weight_forward(ctx, w_hat, {}, quantiser);
+  };
+  for (const auto& rung : with_top(ladder::kWeight, top))
     rows.add(concat("weight/", rung.name), 0, [run = rung.run](Operands& o) -> Call {
       const Shape shape{kFfn65B, kHidden65B};
       const Tensor w_hat = o.output(shape), w = o.input(shape, DType::bf16, 0.02);

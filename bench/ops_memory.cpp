@@ -100,7 +100,7 @@ void add_losses(GpuRows& rows) {
 void add_quantiser(GpuRows& rows) {
   rows.add("gpu/fake_quant/forward", 0, [](Operands& o) -> Call {
     const Tensor y = o.output({kR, kC}), x = o.input({kR, kC}), factor = o.constant({1}, 0.9);
-    return [=, &ctx = o.ctx] { ctx.kernels->fake_quant_forward(ctx, y, x, {factor, kBits, Symmetry::symmetric}); };
+    return [=, &ctx = o.ctx] { ctx.kernels->fake_quant_forward(ctx, y, {}, x, {factor, kBits, Symmetry::symmetric}); };
   });
   rows.add("gpu/fake_quant/backward", 0, [](Operands& o) -> Call {
     const Tensor dx = o.output({kR, kC}), dfactor = o.output({1}, DType::f32), dy = o.input({kR, kC});
@@ -117,7 +117,7 @@ void add_fused(GpuRows& rows) {
     const Tensor y = o.output({kR, kC}), rstd = o.output({kR}, DType::f32), range = o.output({kR, 2}, DType::f32);
     const Tensor x = o.input({kR, kC}), w = o.input({kC}), factor = o.constant({1}, 0.9);
     return [=, &ctx = o.ctx] {
-      ctx.kernels->rms_norm_quant_forward(ctx, y, rstd, range, x, w, kEps, {factor, kBits, Symmetry::symmetric});
+      ctx.kernels->rms_norm_quant_forward(ctx, y, {}, rstd, range, x, w, kEps, {factor, kBits, Symmetry::symmetric});
     };
   });
   // With the gradient of the residual, as in training.
@@ -134,7 +134,7 @@ void add_fused(GpuRows& rows) {
     const Tensor y = o.output({kR, kF}), range = o.output({kR, 2}, DType::f32);
     const Tensor gate = o.input({kR, kF}), up = o.input({kR, kF}), factor = o.constant({1}, 0.9);
     return [=, &ctx = o.ctx] {
-      ctx.kernels->gated_quant_forward(ctx, y, range, gate, up, {factor, kBits, Symmetry::symmetric});
+      ctx.kernels->gated_quant_forward(ctx, y, {}, range, gate, up, {factor, kBits, Symmetry::symmetric});
     };
   });
   rows.add("gpu/gated_quant/backward", 0, [](Operands& o) -> Call {

@@ -45,7 +45,7 @@ Call forward(Operands& o, Rounder rounder) {
   });
   return [=, &ctx = o.ctx] {
     for (std::size_t i = 0; i < layers.size(); ++i)
-      ctx.kernels->quantise_weight_forward(ctx, w_hat[i], layers[i].quantiser(rounder));
+      ctx.kernels->quantise_weight_forward(ctx, w_hat[i], {}, layers[i].quantiser(rounder));
   };
 }
 

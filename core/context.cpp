@@ -15,4 +15,8 @@ std::unique_ptr<Replay> Context::record(const std::function<void()>&) {
   return nullptr;
 }
 
+bool Context::prefers_integers(const Shape&, const Shape&) const {
+  return false;
+}
+
 }  // namespace cbq

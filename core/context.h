@@ -9,6 +9,7 @@
 #include "core/allocator.h"
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/shape.h"
 
 namespace cbq {
 
@@ -60,6 +61,9 @@ class Context {
   // the device, and reads and leaves tensors that outlive the Replay; what it frees itself belongs to the Replay. Null
   // where the device cannot: then `work` was not called, or has to be done again and what it left holds nothing.
   virtual std::unique_ptr<Replay> record(const std::function<void()>& work);
+
+  // Whether matmul_integers is faster than matmul for a (M,K) and b (N,K).
+  virtual bool prefers_integers(const Shape& a, const Shape& b) const;
 
   const Device device;
   const std::string name;  // such as "CPU, 2 threads" or "NVIDIA H200"

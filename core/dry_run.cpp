@@ -32,7 +32,7 @@ const Kernels kKernels = {
     nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing,
     nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing,
     nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing,
-    nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing,
+    nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing,
 };
 
 class DryRun final : public Context {
@@ -42,6 +42,8 @@ class DryRun final : public Context {
                 std::make_shared<CountingAllocator>()) {}
   void synchronize() override {}
   std::int64_t bytes_available() const override { return std::numeric_limits<std::int64_t>::max(); }
+  // A GPU that does takes more memory than one that does not.
+  bool prefers_integers(const Shape&, const Shape&) const override { return device == Device::cuda; }
 };
 
 }  // namespace

@@ -23,6 +23,18 @@ struct ActivationQuantiser {
   Symmetry symmetry;
 };
 
+// A matrix of integers times a step a row: x_rc = step_r integer_rc. Quantisers have q - z for integers.
+struct IntegerRows {
+  View integers;  // (R,C) f8, up to kLargestInteger in magnitude
+  View step;      // (R)
+};
+// Largest integer that f8 holds with all below it.
+constexpr int kLargestInteger = 16;
+// Whether q - z is one of them for every code.
+constexpr bool integers_fit(int bits, Symmetry symmetry) {
+  return symmetry == Symmetry::symmetric ? 1 << (bits - 1) <= kLargestInteger : (1 << bits) - 1 <= kLargestInteger;
+}
+
 // Grid of a weight (out, in): one step size and zero point per row and group of G = in / scale.cols() columns.
 struct WeightGrid {
   View scale;  // (out, in/G), > 0

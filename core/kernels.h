@@ -56,6 +56,10 @@ struct Kernels {
   // y = op(a) op(b) + bias + addend; y (M,N), op(a) (M,K), op(b) (K,N), bias (N) or empty.
   void (*matmul)(Context&, View y, View a, Trans trans_a, View b, Trans trans_b, View bias, View addend);
 
+  // y = a b^T + bias + addend of a (M,K), b (N,K): y_mn = step_m step_n sum_k a_mk b_nk + bias_n + addend_mn. Each sum
+  // of integers is rounded once or not at all, where matmul multiplies rounded values.
+  void (*matmul_integers)(Context&, View y, const IntegerRows& a, const IntegerRows& b, View bias, View addend);
+
   // ---- layers
   void (*embedding_forward)(Context&, View y /*(R,C)*/, View table /*(V,C)*/, View ids /*(R)*/);
   void (*embedding_backward)(Context&, View dtable /*(V,C)*/, View dy, View ids);
@@ -89,25 +93,26 @@ struct Kernels {
 
   // ---- quantisers
   // Per row: y = s (clip(round(x/s) + z) - z) on the grid of the row's range (kernel_args.h) times factor (1).
-  // An all-zero row stays zero.
-  void (*fake_quant_forward)(Context&, View y, View x, const ActivationQuantiser& quantiser);
+  // An all-zero row stays zero. `integers`, where wanted, are those of y: what fits kLargestInteger is exact.
+  void (*fake_quant_forward)(Context&, View y, const IntegerRows& integers, View x,
+                             const ActivationQuantiser& quantiser);
   // Straight-through, the row's range held constant: dx = dy where not clipped, else 0;
   // dfactor = sum dy (s/factor) ((q - z) - x/s where not clipped, (q - z) where clipped)   (LSQ, 1902.08153, eq. 3)
   void (*fake_quant_backward)(Context&, View dx, View dfactor /*(1)*/, View dy, View x,
                               const ActivationQuantiser& quantiser);
   // Both ops in one pass, where only the quantiser reads what lies in between: y = fake_quant(rms_norm(x, w)) with the
   // norm rounded to its type; range (R,2) f32: least and largest of each row of the norm. No dw: w is constant.
-  void (*rms_norm_quant_forward)(Context&, View y, View rstd /*(R)*/, View range, View x, View w /*(C)*/, double eps,
-                                 const ActivationQuantiser& quantiser);
+  void (*rms_norm_quant_forward)(Context&, View y, const IntegerRows& integers, View rstd /*(R)*/, View range, View x,
+                                 View w /*(C)*/, double eps, const ActivationQuantiser& quantiser);
   void (*rms_norm_quant_backward)(Context&, View dx, View dfactor /*(1)*/, View dy, View x, View w, View rstd,
                                   View range, const ActivationQuantiser& quantiser, View addend);
   // y = fake_quant(gated(gate, up)), as above.
-  void (*gated_quant_forward)(Context&, View y, View range /*(R,2)*/, View gate, View up,
+  void (*gated_quant_forward)(Context&, View y, const IntegerRows& integers, View range /*(R,2)*/, View gate, View up,
                               const ActivationQuantiser& quantiser);
   void (*gated_quant_backward)(Context&, View dgate, View dup, View dfactor /*(1)*/, View dy, View gate, View up,
                                View range, const ActivationQuantiser& quantiser);
-  // w_hat = s (clip(u + z, 0, 2^bits - 1) - z)
-  void (*quantise_weight_forward)(Context&, View w_hat, const WeightQuantiser& quantiser);
+  // w_hat = s (clip(u + z, 0, 2^bits - 1) - z); integers (out,in) f8, where wanted: w_hat / s.
+  void (*quantise_weight_forward)(Context&, View w_hat, View integers, const WeightQuantiser& quantiser);
   // m = 1 where not clipped, else 0. Straight-through for u in w; for s with u - w/s held constant where s0 = s, and
   // with u held constant where it is decided on a start_scale of its own; sigmoid through h':
   //   dscale = sum_group dw_hat (q - z - m w/s where s0 = s), dzero = sum_group dw_hat (-s) (1-m), dw = m s/s0 dw_hat

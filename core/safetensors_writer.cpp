@@ -22,6 +22,7 @@ const char* format_name(DType dtype) {
     case DType::f32: return "F32";
     case DType::f16: return "F16";
     case DType::bf16: return "BF16";
+    case DType::f8: return "F8_E4M3";
     case DType::i64: return "I64";
     case DType::i32: return "I32";
     case DType::i8: return "I8";

@@ -44,15 +44,32 @@ RowGrid<T> grid_of_range(RowRange<T> row, T factor, int bits, Symmetry symmetry)
   return {s < smallest ? smallest : s, z, last};
 }
 
-// y = s (q - z); y may be x.
+// clip(round(x/s) + z, 0, last) - z; NaN stays.
 template <class T>
-void quantise_row(T* y, const T* x, std::int64_t count, const RowGrid<T>& grid) {
-  const auto [s, z, last] = grid;
-#pragma omp simd
-  for (std::int64_t c = 0; c < count; ++c) {
-    const T v = std::nearbyint(x[c] / s) + z;
-    y[c] = s * ((v < 0 ? T(0) : v > last ? last : v) - z);  // NaN stays
+T integer_of(T x, const RowGrid<T>& grid) {
+  const T v = std::nearbyint(x / grid.s) + grid.z;
+  return (v < 0 ? T(0) : v > grid.last ? grid.last : v) - grid.z;
+}
+
+// Where the integers of rows go with their steps; nowhere if they are not wanted.
+template <class T>
+struct IntegersOut {
+  Rows<std::uint8_t> integers;  // f8
+  T* step;
+
+  explicit IntegersOut(const IntegerRows& to) : integers(rows<std::uint8_t>(to.integers)), step(elements<T>(to.step)) {}
+};
+
+// y = s (q - z) of row r, and its integers; y may be x.
+template <class T>
+void quantise_row(T* y, const IntegersOut<T>& out, std::int64_t r, const T* x, std::int64_t count,
+                  const RowGrid<T>& grid) {
+  if (out.integers.data) {
+    out.step[r] = grid.s;
+    for (std::int64_t c = 0; c < count; ++c) out.integers(r, c) = f32_to_f8(float(integer_of(x[c], grid)));
   }
+#pragma omp simd
+  for (std::int64_t c = 0; c < count; ++c) y[c] = grid.s * integer_of(x[c], grid);
 }
 
 // dx = m dy, where wanted, and the row's part of dfactor: (s/factor) sum_c dy (q - z - m x/s).

@@ -33,6 +33,7 @@ Fn<decltype(Kernels::sort_magnitudes)> sort_magnitudes;
 Fn<decltype(Kernels::count_non_finite)> count_non_finite;
 Fn<decltype(Kernels::count_different)> count_different;
 Fn<decltype(Kernels::matmul)> matmul;
+Fn<decltype(Kernels::matmul_integers)> matmul_integers;
 Fn<decltype(Kernels::embedding_forward)> embedding_forward;
 Fn<decltype(Kernels::embedding_backward)> embedding_backward;
 Fn<decltype(Kernels::rms_norm_forward)> rms_norm_forward;

@@ -16,14 +16,16 @@
 
 namespace cbq::cpu {
 
-void fake_quant_forward(Context&, View y, View x, const ActivationQuantiser& quantiser) {
+void fake_quant_forward(Context&, View y, const IntegerRows& integers, View x, const ActivationQuantiser& quantiser) {
   dispatch_float(x.dtype, "fake_quant_forward", [&]<class T>() {
     const Rows<T> to = rows<T>(y);
+    const IntegersOut<T> out(integers);
     const Rows<const T> from = rows<const T>(x);
     const T factor = *elements<const T>(quantiser.factor);
     parallel_for(from.rows, from.rows * from.cols, [&](std::int64_t r) {
       const RowRange<T> range = range_of_row(from.row(r), from.cols);
-      quantise_row(to.row(r), from.row(r), from.cols, grid_of_range(range, factor, quantiser.bits, quantiser.symmetry));
+      quantise_row(to.row(r), out, r, from.row(r), from.cols,
+                   grid_of_range(range, factor, quantiser.bits, quantiser.symmetry));
     });
   });
 }

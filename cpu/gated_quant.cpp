@@ -20,16 +20,19 @@ void gated_row(T* h, const T* gate, const T* up, std::int64_t cols) {
 
 }  // namespace
 
-void gated_quant_forward(Context&, View y, View range, View gate, View up, const ActivationQuantiser& quantiser) {
+void gated_quant_forward(Context&, View y, const IntegerRows& integers, View range, View gate, View up,
+                         const ActivationQuantiser& quantiser) {
   dispatch_float(y.dtype, "gated_quant_forward", [&]<class T>() {
     const Rows<T> to = rows<T>(y), ranges = rows<T>(range);
+    const IntegersOut<T> out(integers);
     const Rows<const T> g = rows<const T>(gate), u = rows<const T>(up);
     const T factor = *elements<const T>(quantiser.factor);
     parallel_for(to.rows, to.rows * to.cols, [&](std::int64_t r) {
       gated_row(to.row(r), g.row(r), u.row(r), to.cols);
       const RowRange<T> of_row = range_of_row(to.row(r), to.cols);
       ranges(r, 0) = of_row.low, ranges(r, 1) = of_row.high;
-      quantise_row(to.row(r), to.row(r), to.cols, grid_of_range(of_row, factor, quantiser.bits, quantiser.symmetry));
+      quantise_row(to.row(r), out, r, to.row(r), to.cols,
+                   grid_of_range(of_row, factor, quantiser.bits, quantiser.symmetry));
     });
   });
 }

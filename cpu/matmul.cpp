@@ -1,7 +1,9 @@
-// y = op(a) op(b) + bias through OpenBLAS: the one kernel of this backend that is not plain loops. The library divides
-// a product by the number of threads: with another number the last bits may differ, with the same they do not.
+// y = op(a) op(b) + bias + addend through OpenBLAS, and y = (step_a a) (step_b b)^T + bias + addend of integers: the
+// kernels of this backend that are not plain loops. The library divides a product by the number of threads: with
+// another number the last bits may differ, with the same they do not.
 #include <optional>
 
+#include "core/tensor.h"
 #include "cpu/backend.h"
 #include "cpu/gemm.h"
 #include "cpu/parallel.h"
@@ -47,6 +49,25 @@ void matmul(Context&, View y, View a, Trans trans_a, View b, Trans trans_b, View
       return gemv(to.cols, inner, left.data, trans_a == Trans::yes ? left.stride : 1, right, to.data);
     }
     gemm(to.rows, to.cols, inner, T(1), left, right, T(bias || addend ? 1 : 0), to.data, stride);
+  });
+}
+
+// The product of the integers is exact as long as its sums fit the mantissa.
+void matmul_integers(Context& ctx, View y, const IntegerRows& a, const IntegerRows& b, View bias, View addend) {
+  const Tensor left(ctx, {a.integers.rows(), a.integers.cols()}, y.dtype),
+      right(ctx, {b.integers.rows(), b.integers.cols()}, y.dtype), sums(ctx, {y.rows(), y.cols()}, y.dtype);
+  convert(ctx, left, a.integers);
+  convert(ctx, right, b.integers);
+  matmul(ctx, sums, left, Trans::no, right, Trans::yes, {}, {});
+  dispatch_float(y.dtype, "matmul_integers", [&]<class T>() {
+    const Rows<T> to = rows<T>(y);
+    const Rows<const T> sum = rows<const T>(sums), plus = rows<const T>(addend);
+    const T *step_a = elements<const T>(a.step), *step_b = elements<const T>(b.step), *shift = elements<const T>(bias);
+    for_pieces(to.rows, to.cols, [&](std::int64_t r, std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+      for (std::int64_t c = begin; c < end; ++c)
+        to(r, c) = step_a[r] * step_b[c] * sum(r, c) + (shift ? shift[c] : T(0)) + (plus.data ? plus(r, c) : T(0));
+    });
   });
 }
 

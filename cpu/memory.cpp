@@ -30,6 +30,12 @@ struct BF16 {
   static std::uint16_t store(double x) { return f32_to_bf16(float(x)); }
 };
 
+struct F8 {
+  using Stored = std::uint8_t;
+  static float load(std::uint8_t x) { return f8_to_f32(x); }
+  static std::uint8_t store(double x) { return f32_to_f8(float(x)); }
+};
+
 template <class Fn>
 void dispatch_any_float(DType dtype, const char* kernel, const Fn& fn) {
   switch (dtype) {
@@ -37,6 +43,7 @@ void dispatch_any_float(DType dtype, const char* kernel, const Fn& fn) {
     case DType::f32: return fn.template operator()<F32>();
     case DType::f16: return fn.template operator()<F16>();
     case DType::bf16: return fn.template operator()<BF16>();
+    case DType::f8: return fn.template operator()<F8>();
     default: fail(ErrorKind::failure, kernel, ": expected a float type, got ", dtype);
   }
 }
@@ -70,7 +77,7 @@ void copy_to_host(Context&, void* host, const void* device, std::int64_t bytes) 
   if (bytes > 0) std::memcpy(host, device, std::size_t(bytes));
 }
 
-// f64 to a 16-bit type rounds twice, by way of f32.
+// f64 to a narrow type rounds twice, by way of f32.
 void convert(Context&, View y, View x) {
   if (!is_float(x.dtype)) {
     require(x.dtype == y.dtype, "convert: an integer tensor keeps its type, got ", x.dtype, " to ", y.dtype);

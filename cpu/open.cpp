@@ -35,6 +35,7 @@ const Kernels kKernels = {
     .count_non_finite = count_non_finite,
     .count_different = count_different,
     .matmul = matmul,
+    .matmul_integers = matmul_integers,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,
     .rms_norm_forward = rms_norm_forward,

@@ -11,10 +11,11 @@
 
 namespace cbq::cpu {
 
-void rms_norm_quant_forward(Context&, View y, View rstd, View range, View x, View w, double eps,
-                            const ActivationQuantiser& quantiser) {
+void rms_norm_quant_forward(Context&, View y, const IntegerRows& integers, View rstd, View range, View x, View w,
+                            double eps, const ActivationQuantiser& quantiser) {
   dispatch_float(x.dtype, "rms_norm_quant_forward", [&]<class T>() {
     const Rows<T> to = rows<T>(y), ranges = rows<T>(range);
+    const IntegersOut<T> out(integers);
     const Rows<const T> in = rows<const T>(x);
     const T *weight = elements<const T>(w), factor = *elements<const T>(quantiser.factor);
     T* s = elements<T>(rstd);
@@ -22,7 +23,8 @@ void rms_norm_quant_forward(Context&, View y, View rstd, View range, View x, Vie
       s[r] = rms_norm_row(to.row(r), in.row(r), weight, in.cols, eps);
       const RowRange<T> of_row = range_of_row(to.row(r), in.cols);
       ranges(r, 0) = of_row.low, ranges(r, 1) = of_row.high;
-      quantise_row(to.row(r), to.row(r), in.cols, grid_of_range(of_row, factor, quantiser.bits, quantiser.symmetry));
+      quantise_row(to.row(r), out, r, to.row(r), in.cols,
+                   grid_of_range(of_row, factor, quantiser.bits, quantiser.symmetry));
     });
   });
 }

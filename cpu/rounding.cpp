@@ -73,18 +73,22 @@ void round_piece(Piece<T>& piece, const Quantiser<T>& q) {
 template void round_piece<float>(Piece<float>&, const Quantiser<float>&);
 template void round_piece<double>(Piece<double>&, const Quantiser<double>&);
 
-void quantise_weight_forward(Context&, View w_hat, const WeightQuantiser& quantiser) {
+void quantise_weight_forward(Context&, View w_hat, View integers, const WeightQuantiser& quantiser) {
   dispatch_float(quantiser.w.dtype, "quantise_weight_forward", [&]<class T>() {
     const Quantiser<T> q(quantiser);
     const Rows<T> y = rows<T>(w_hat);
+    const Rows<std::uint8_t> f8 = rows<std::uint8_t>(integers);
     for_all_pieces(q, [&](const Piece<T>& piece) {
       T* to = y.row(piece.r) + piece.begin;
       const T s = piece.s, z = piece.z, last = q.last;
-#pragma omp simd
-      for (std::int64_t c = 0; c < piece.count; ++c) {
+      const auto integer = [&](std::int64_t c) {
         const T v = piece.u[std::size_t(c)] + z;
-        to[c] = s * ((v < 0 ? T(0) : v > last ? last : v) - z);  // NaN stays
-      }
+        return (v < 0 ? T(0) : v > last ? last : v) - z;  // NaN stays
+      };
+#pragma omp simd
+      for (std::int64_t c = 0; c < piece.count; ++c) to[c] = s * integer(c);
+      if (!f8.data) return;
+      for (std::int64_t c = 0; c < piece.count; ++c) f8(piece.r, piece.begin + c) = f32_to_f8(float(integer(c)));
     });
   });
 }

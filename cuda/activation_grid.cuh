@@ -83,18 +83,34 @@ __device__ void ratios(float (&ratio)[N], const Pack<float, N>& x, const Step& s
   }
 }
 
-// y = s (q - z)
+// Where quantised rows go: values, and where wanted their integers and steps.
+template <class T>
+struct QuantisedRows {
+  Rows<T> values;
+  Rows<f8> integers;  // without data where not wanted
+  float* step;
+
+  QuantisedRows(const View& y, const IntegerRows& to)
+      : values(rows<T>(y)), integers(rows<f8>(to.integers)), step(elements<float>(to.step)) {}
+};
+
+// y = s (q - z) of row r, and its integers.
 template <class S, class T, class Row>
-__device__ void quantise_row(T* y, const Row& row, std::int64_t cols, const Step& step) {
+__device__ void quantise_row(const QuantisedRows<T>& to, std::int64_t r, const Row& row, const Step& step) {
   constexpr int N = S::kPack;
-  walk<S>(cols, [&](int i, auto c) {
-    float ratio[N];
-    ratios(ratio, row.at(i, c), step);
+  walk<S>(to.values.cols, [&](int i, auto c) {
+    float integer[N];
+    ratios(integer, row.at(i, c), step);
     Pack<T, N> out;
 #pragma unroll
-    for (int k = 0; k < N; ++k) out.v[k] = from_float<T>(step.s * nearest_on_grid(ratio[k], step));
-    store_pack(y + c, out);
+    for (int k = 0; k < N; ++k) {
+      integer[k] = nearest_on_grid(integer[k], step);
+      out.v[k] = from_float<T>(step.s * integer[k]);
+    }
+    store_pack(row_of(to.values, r) + c, out);
+    if (to.integers.data) store_f8(row_of(to.integers, r) + c, integer);
   });
+  if (to.integers.data && threadIdx.x == 0) to.step[r] = step.s;
 }
 
 // dx = m dy of a pack; adds dy (q - z - m x/s) to `sum`.

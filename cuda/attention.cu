@@ -22,7 +22,7 @@ bool takes_mma(float scale, std::int64_t dim, const Operands&... operands) {
 
 // wgmma takes what mma takes, at the head sizes whose rows are whole panels of 64 columns.
 bool takes_wgmma(Context& ctx, std::int64_t dim) {
-  return cuda_context(ctx).has_wgmma && (dim == 64 || dim == 128);
+  return cuda_context(ctx).is_hopper && (dim == 64 || dim == 128);
 }
 
 template <class T>

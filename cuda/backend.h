@@ -15,7 +15,7 @@ namespace cbq::cuda {
 constexpr std::int64_t kWorkspaceBytes = 32 << 20;
 
 // What decides cuBLASLt's choice of an algorithm: types, M, N, K, the row strides of y, a, b, transposes and bias, the
-// alignments of y, a, b.
+// alignments of y, a, b, and both of the addend.
 using MatmulKey = std::array<std::int64_t, 13>;
 struct MatmulPlan {
   LtMatmulDesc desc;
@@ -31,10 +31,11 @@ class CudaContext final : public Context {
   std::int64_t bytes_available() const override;
   std::function<std::vector<std::byte>()> read_later(const void* device_bytes, std::int64_t bytes) override;
   std::unique_ptr<Replay> record(const std::function<void()>& work) override;
+  bool prefers_integers(const Shape& a, const Shape& b) const override;
 
   const bool waits;              // after each launch: CBQ_SYNC=1 was set when the device was opened
   const bool overlaps_launches;  // launch_dependent() of cuda/launch.h can do what it is for
-  const bool has_wgmma;          // kernels of cuda/wgmma.cuh run: capability 9.0, compiled for
+  const bool is_hopper;          // capability 9.0, and the program compiled for it: kernels of cuda/wgmma.cuh run
   const int multiprocessors;
   const Stream stream;
   const LtHandle blas;
@@ -74,6 +75,7 @@ Fn<decltype(Kernels::sort_magnitudes)> sort_magnitudes;
 Fn<decltype(Kernels::count_non_finite)> count_non_finite;
 Fn<decltype(Kernels::count_different)> count_different;
 Fn<decltype(Kernels::matmul)> matmul;
+Fn<decltype(Kernels::matmul_integers)> matmul_integers;
 Fn<decltype(Kernels::embedding_forward)> embedding_forward;
 Fn<decltype(Kernels::embedding_backward)> embedding_backward;
 Fn<decltype(Kernels::rms_norm_forward)> rms_norm_forward;

@@ -13,14 +13,14 @@
 namespace cbq::cuda {
 namespace {
 
-// Floor: x read, y written. The row is held from its range to the write.
+// Floor: x read, y and its integers written. The row is held from its range to the write.
 template <class S, class T>
 __global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
-    forward_kernel(Rows<T> y, Rows<const T> x, DeviceQuantiser quantiser) {
+    forward_kernel(QuantisedRows<T> y, Rows<const T> x, DeviceQuantiser quantiser) {
   await_previous();
   take_row<S>(x.rows, [&](std::int64_t r) {
     const RowIn<S, T> in(row_of(x, r), x.cols);
-    quantise_row<S>(row_of(y, r), in, x.cols, grid_of_range(range_of_row<S>(in, x.cols), quantiser));
+    quantise_row<S>(y, r, in, grid_of_range(range_of_row<S>(in, x.cols), quantiser));
   });
 }
 
@@ -48,16 +48,17 @@ __global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
 
 }  // namespace
 
-void fake_quant_forward(Context& ctx, View y, View x, const ActivationQuantiser& quantiser) {
+void fake_quant_forward(Context& ctx, View y, const IntegerRows& integers, View x,
+                        const ActivationQuantiser& quantiser) {
   if (x.count() == 0) return;
   dispatch_value(x.dtype, "fake_quant_forward", [&]<class T>() {
-    const Rows<T> to = rows<T>(y);
+    const QuantisedRows<T> to(y, integers);
     const Rows<const T> from = rows<const T>(x);
     const auto run = [&]<class S>(S) {
       launch_dependent("fake_quant_forward", ctx, S::rows(from.rows), forward_kernel<S, T>, to, from,
                        on_device(quantiser));
     };
-    dispatch_one_row<T>(from.cols, run, to, from);
+    dispatch_one_row<T>(from.cols, run, to.values, to.integers, from);
   });
 }
 

@@ -18,18 +18,19 @@ __device__ Pack<T, N> gated(const Pack<float, N>& gate, const Pack<float, N>& up
   return h;
 }
 
-// Floor: gate and up read, y written. The row of h is held from its range to the write.
+// Floor: gate and up read, y and its integers written. The row of h is held from its range to the write.
 template <class S, class T>
 __global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
-    forward_kernel(Rows<T> y, float2* range, Rows<const T> gate, Rows<const T> up, DeviceQuantiser quantiser) {
+    forward_kernel(QuantisedRows<T> y, float2* range, Rows<const T> gate, Rows<const T> up, DeviceQuantiser quantiser) {
   await_previous();
   constexpr int N = S::kPack;
-  take_row<S>(y.rows, [&](std::int64_t r) {
+  const std::int64_t cols = gate.cols;
+  take_row<S>(gate.rows, [&](std::int64_t r) {
     const T *g = row_of(gate, r), *u = row_of(up, r);
     const auto h = made_row<S, T>(
-        [&](int, std::int64_t c) { return gated<T>(load_floats<N>(g + c), load_floats<N>(u + c)); }, y.cols);
-    const float2 of_row = range_of_row<S>(h, y.cols);
-    quantise_row<S>(row_of(y, r), h, y.cols, grid_of_range(of_row, quantiser));
+        [&](int, std::int64_t c) { return gated<T>(load_floats<N>(g + c), load_floats<N>(u + c)); }, cols);
+    const float2 of_row = range_of_row<S>(h, cols);
+    quantise_row<S>(y, r, h, grid_of_range(of_row, quantiser));
     if (threadIdx.x == 0) range[r] = of_row;
   });
 }
@@ -73,16 +74,17 @@ __global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
 
 }  // namespace
 
-void gated_quant_forward(Context& ctx, View y, View range, View gate, View up, const ActivationQuantiser& quantiser) {
+void gated_quant_forward(Context& ctx, View y, const IntegerRows& integers, View range, View gate, View up,
+                         const ActivationQuantiser& quantiser) {
   if (y.count() == 0) return;
   dispatch_value(y.dtype, "gated_quant_forward", [&]<class T>() {
-    const Rows<T> to = rows<T>(y);
+    const QuantisedRows<T> to(y, integers);
     const Rows<const T> g = rows<const T>(gate), u = rows<const T>(up);
     const auto run = [&]<class S>(S) {
-      launch_dependent("gated_quant_forward", ctx, S::rows(to.rows), forward_kernel<S, T>, to,
+      launch_dependent("gated_quant_forward", ctx, S::rows(g.rows), forward_kernel<S, T>, to,
                        reinterpret_cast<float2*>(elements<float>(range)), g, u, on_device(quantiser));
     };
-    dispatch_one_row<T>(to.cols, run, to, g, u);
+    dispatch_one_row<T>(g.cols, run, to.values, to.integers, g, u);
   });
 }
 

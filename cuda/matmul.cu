@@ -1,5 +1,7 @@
 // y = op(a) op(b) + bias + addend through cuBLASLt. f32 in true f32 (no tf32), bf16 with f32 accumulation; y of bf16
-// operands may be f32.
+// operands may be f32. Products of integers multiply f8: on capability 9.0, where cuBLASLt takes a factor for each row
+// of both operands, as they are; elsewhere as values. The tensor cores add f8 products with some 14 bits;
+// cuBLASLt adds up their sums of 128 products in f32, so that of 4-bit integers next to nothing is lost.
 //
 // cuBLASLt thinks in columns: a row-major matrix is its transpose to it. So y^T (N,M) = op(b)^T op(a)^T is asked for,
 // with b first, and the bias, one value per column of y, is one per row of y^T, which is what its epilogue adds.
@@ -15,7 +17,8 @@ namespace {
 cudaDataType_t data_type(DType dtype) {
   if (dtype == DType::f32) return CUDA_R_32F;
   if (dtype == DType::bf16) return CUDA_R_16BF;
-  fail(ErrorKind::failure, "matmul: the CUDA backend multiplies f32 or bf16, got ", dtype);
+  if (dtype == DType::f8) return CUDA_R_8F_E4M3;
+  fail(ErrorKind::failure, "matmul: the CUDA backend multiplies f32, bf16 or f8, got ", dtype);
 }
 
 // The layout cuBLASLt sees of a row-major view: cols x rows, leading dimension the row stride.
@@ -38,18 +41,39 @@ void set(const LtPreference& preference, cublasLtMatmulPreferenceAttributes_t at
         "cublasLtMatmulPreferenceSetAttribute");
 }
 
-LtMatmulDesc description(Trans trans_a, Trans trans_b, const View& bias) {
+// y = op(a) op(b) + bias + addend; factors of the rows of a and of op(b)^T, or none. `addend` is y where there is none.
+struct Product {
+  View y, a;
+  Trans trans_a;
+  View b;
+  Trans trans_b;
+  View bias, addend, step_a = {}, step_b = {};
+};
+
+LtMatmulDesc description(const Product& p) {
   cublasLtMatmulDesc_t made = nullptr;
   check(cublasLtMatmulDescCreate(&made, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
   LtMatmulDesc desc(made);
-  set(desc, CUBLASLT_MATMUL_DESC_TRANSA, trans_b == Trans::yes ? CUBLAS_OP_T : CUBLAS_OP_N);
-  set(desc, CUBLASLT_MATMUL_DESC_TRANSB, trans_a == Trans::yes ? CUBLAS_OP_T : CUBLAS_OP_N);
-  if (bias) {
+  set(desc, CUBLASLT_MATMUL_DESC_TRANSA, p.trans_b == Trans::yes ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set(desc, CUBLASLT_MATMUL_DESC_TRANSB, p.trans_a == Trans::yes ? CUBLAS_OP_T : CUBLAS_OP_N);
+  if (p.bias) {
     set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-    set(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.data);
-    set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, data_type(bias.dtype));
+    set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, data_type(p.bias.dtype));
+  }
+  if (p.step_a) {
+    set(desc, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+    set(desc, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
   }
   return desc;
+}
+
+// The addresses that a description holds.
+void set_addresses(const LtMatmulDesc& desc, const Product& p) {
+  if (p.bias) set(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias.data);
+  if (p.step_a) {
+    set(desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, p.step_b.data);
+    set(desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, p.step_a.data);
+  }
 }
 
 // The largest power of two up to 256 that divides an address: what an algorithm may rely on.
@@ -60,73 +84,92 @@ std::uint32_t alignment(const View& v) {
   return bytes;
 }
 
-int compute_capability() {
-  int device = 0, major = 0, minor = 0;
-  CUDA_CHECK(cudaGetDevice(&device));
-  CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  return 10 * major + minor;
+MatmulKey key_of(const Product& p) {
+  return {std::int64_t(p.y.dtype) * 16 + std::int64_t(p.a.dtype),
+          p.y.rows(),
+          p.y.cols(),
+          p.trans_a == Trans::no ? p.a.cols() : p.a.rows(),
+          p.y.row_stride(),
+          p.a.row_stride(),
+          p.b.row_stride(),
+          std::int64_t(p.trans_a == Trans::yes) * 4 + std::int64_t(p.trans_b == Trans::yes) * 2 +
+              std::int64_t(bool(p.bias)),
+          std::int64_t(alignment(p.y)),
+          std::int64_t(alignment(p.a)),
+          std::int64_t(alignment(p.b)),
+          p.addend.row_stride(),
+          std::int64_t(alignment(p.addend))};
 }
 
-// `addend` is y where there is none.
-MatmulKey key_of(const View& y, const View& a, Trans trans_a, const View& b, Trans trans_b, const View& bias,
-                 const View& addend) {
-  return {std::int64_t(y.dtype) * 16 + std::int64_t(a.dtype),
-          y.rows(),
-          y.cols(),
-          trans_a == Trans::no ? a.cols() : a.rows(),
-          y.row_stride(),
-          a.row_stride(),
-          b.row_stride(),
-          std::int64_t(trans_a == Trans::yes) * 4 + std::int64_t(trans_b == Trans::yes) * 2 + std::int64_t(bool(bias)),
-          std::int64_t(alignment(y)),
-          std::int64_t(alignment(a)),
-          std::int64_t(alignment(b)),
-          addend.row_stride(),
-          std::int64_t(alignment(addend))};
-}
-
-MatmulPlan make_plan(CudaContext& cuda, const View& y, const View& a, Trans trans_a, const View& b, Trans trans_b,
-                     const View& bias, const View& addend) {
-  MatmulPlan plan{description(trans_a, trans_b, bias), layout(a), layout(b), layout(y), layout(addend), {}};
+MatmulPlan make_plan(CudaContext& cuda, const Product& p) {
+  MatmulPlan plan{description(p), layout(p.a), layout(p.b), layout(p.y), layout(p.addend), {}};
+  set_addresses(plan.desc, p);
   cublasLtMatmulPreference_t made = nullptr;
   check(cublasLtMatmulPreferenceCreate(&made), "cublasLtMatmulPreferenceCreate");
   const LtPreference preference(made);
   set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::size_t(cuda.workspace.bytes()));
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(b));
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(a));
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(addend));
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(y));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(p.b));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(p.a));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(p.addend));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(p.y));
   std::array<cublasLtMatmulHeuristicResult_t, 8> proposals{};
   int found = 0;
   check(cublasLtMatmulAlgoGetHeuristic(cuda.blas.get(), plan.desc.get(), plan.b.get(), plan.a.get(), plan.addend.get(),
                                        plan.y.get(), preference.get(), int(proposals.size()), proposals.data(), &found),
         "cublasLtMatmulAlgoGetHeuristic");
-  require(found >= 1, "matmul: cuBLASLt has no algorithm for ", a.shape, " x ", b.shape, " ", a.dtype);
+  require(found >= 1, "matmul: cuBLASLt has no algorithm for ", p.a.shape, " x ", p.b.shape, " ", p.a.dtype);
   const std::span<const cublasLtMatmulHeuristicResult_t> all(proposals.data(), std::size_t(found));
-  const bool is_measured = a.dtype == DType::bf16 && compute_capability() == 90;
-  plan.algorithm = (is_measured ? best_at_power_limit(all, trans_a, trans_b) : all.front()).algo;
+  const bool is_measured = p.a.dtype == DType::bf16 && cuda.is_hopper;
+  plan.algorithm = (is_measured ? best_at_power_limit(all, p.trans_a, p.trans_b) : all.front()).algo;
   return plan;
+}
+
+void multiply(const char* name, Context& ctx, Product p) {
+  if (p.y.count() == 0) return;
+  CudaContext& cuda = cuda_context(ctx);
+  const float alpha = 1, beta = p.addend ? 1.0f : 0.0f;
+  if (!p.addend) p.addend = p.y;  // not read, but cuBLASLt wants one
+  const MatmulKey key = key_of(p);
+  auto found = cuda.matmul_plans.find(key);
+  if (found == cuda.matmul_plans.end()) found = cuda.matmul_plans.emplace(key, make_plan(cuda, p)).first;
+  const MatmulPlan& plan = found->second;
+  set_addresses(plan.desc, p);
+  check(cublasLtMatmul(cuda.blas.get(), plan.desc.get(), &alpha, p.b.data, plan.b.get(), p.a.data, plan.a.get(), &beta,
+                       p.addend.data, plan.addend.get(), p.y.data, plan.y.get(), &plan.algorithm, cuda.workspace.data(),
+                       std::size_t(cuda.workspace.bytes()), cuda.stream.get()),
+        "cublasLtMatmul");
+  launched(name, ctx);
+}
+
+// The values of integers, in `dtype`.
+Tensor values_of(Context& ctx, const IntegerRows& x, DType dtype) {
+  Tensor values(ctx, {x.integers.rows(), x.integers.cols()}, dtype);
+  convert(ctx, values, x.integers);
+  scale_rows(ctx, values, values, x.step);
+  return values;
+}
+
+// What cuBLASLt asks of f8 operands.
+bool takes_f8(const View& x) {
+  constexpr int kBytes = 16;
+  return x.rows() % kBytes == 0 && x.cols() % kBytes == 0 && x.row_stride() % kBytes == 0 && alignment(x) >= kBytes;
 }
 
 }  // namespace
 
+bool CudaContext::prefers_integers(const Shape& a, const Shape& b) const {
+  return is_hopper && a.rows() % 16 == 0 && a.cols() % 16 == 0 && b.rows() % 16 == 0;
+}
+
 void matmul(Context& ctx, View y, View a, Trans trans_a, View b, Trans trans_b, View bias, View addend) {
-  if (y.count() == 0) return;
-  CudaContext& cuda = cuda_context(ctx);
-  const float alpha = 1, beta = addend ? 1.0f : 0.0f;
-  if (!addend) addend = y;  // not read, but cuBLASLt wants one
-  const MatmulKey key = key_of(y, a, trans_a, b, trans_b, bias, addend);
-  auto found = cuda.matmul_plans.find(key);
-  if (found == cuda.matmul_plans.end())
-    found = cuda.matmul_plans.emplace(key, make_plan(cuda, y, a, trans_a, b, trans_b, bias, addend)).first;
-  const MatmulPlan& plan = found->second;
-  if (bias) set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.data);
-  check(cublasLtMatmul(cuda.blas.get(), plan.desc.get(), &alpha, b.data, plan.b.get(), a.data, plan.a.get(), &beta,
-                       addend.data, plan.addend.get(), y.data, plan.y.get(), &plan.algorithm, cuda.workspace.data(),
-                       std::size_t(cuda.workspace.bytes()), cuda.stream.get()),
-        "cublasLtMatmul");
-  launched("matmul", ctx);
+  multiply("matmul", ctx, {y, a, trans_a, b, trans_b, bias, addend});
+}
+
+void matmul_integers(Context& ctx, View y, const IntegerRows& a, const IntegerRows& b, View bias, View addend) {
+  if (cuda_context(ctx).is_hopper && y.dtype == DType::bf16 && takes_f8(a.integers) && takes_f8(b.integers))
+    return multiply("matmul_integers", ctx,
+                    {y, a.integers, Trans::no, b.integers, Trans::yes, bias, addend, a.step, b.step});
+  matmul(ctx, y, values_of(ctx, a, y.dtype), Trans::no, values_of(ctx, b, y.dtype), Trans::yes, bias, addend);
 }
 
 }  // namespace cbq::cuda

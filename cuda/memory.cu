@@ -1,11 +1,22 @@
 // Copies between host and device, conversion between float types, constants.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include "cuda/launch.h"
 
 namespace cbq::cuda {
 namespace {
+
+// f8 is made of floats and becomes one; the other types convert into each other.
+using F8 = __nv_fp8_e4m3;
+template <class Y, class X>
+__device__ Y converted(const X& x) {
+  if constexpr (!std::is_same_v<X, Y> && (std::is_same_v<X, F8> || std::is_same_v<Y, F8>))
+    return Y(float(x));
+  else
+    return Y(x);
+}
 
 // One thread an element, in a grid that walks; traffic is one read and one write.
 template <class Y, class X>
@@ -14,7 +25,7 @@ __global__ void convert_kernel(Rows<Y> y, Rows<const X> x) {
   for (std::int64_t i = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; i < count;
        i += std::int64_t(gridDim.x) * blockDim.x) {
     const std::int64_t r = i / x.cols, c = i - r * x.cols;
-    y.data[r * y.stride + c] = Y(x.data[r * x.stride + c]);
+    y.data[r * y.stride + c] = converted<Y>(x.data[r * x.stride + c]);
   }
 }
 
@@ -34,6 +45,7 @@ void dispatch(DType dtype, const char* kernel, const Fn& fn) {
     case DType::f32: return fn(float{});
     case DType::f16: return fn(__half{});
     case DType::bf16: return fn(__nv_bfloat16{});
+    case DType::f8: return fn(F8{});
     case DType::i32: return fn(std::int32_t{});
     case DType::u8: return fn(std::uint8_t{});
     default: fail(ErrorKind::failure, kernel, ": the CUDA backend has no ", dtype);

@@ -32,6 +32,7 @@ const Kernels kKernels = {
     .count_non_finite = count_non_finite,
     .count_different = count_different,
     .matmul = matmul,
+    .matmul_integers = matmul_integers,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,
     .rms_norm_forward = rms_norm_forward,
@@ -97,7 +98,7 @@ bool has_dependent_launch() {
 }
 
 // Whether the device is of capability 9.0 and runs code compiled for it, not for an older one.
-bool runs_wgmma(int device) {
+bool runs_hopper_code(int device) {
   cudaDeviceProp properties{};
   cudaFuncAttributes attributes{};
   CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
@@ -126,7 +127,7 @@ CudaContext::CudaContext(int device, Stream made, FreshMemory fresh)
               std::make_shared<PinnedAllocator>()),
       waits(is_sync_asked_for()),
       overlaps_launches(has_dependent_launch()),
-      has_wgmma(runs_wgmma(device)),
+      is_hopper(runs_hopper_code(device)),
       multiprocessors(attribute(cudaDevAttrMultiProcessorCount, device)),
       stream(std::move(made)),
       blas(make_blas()),

@@ -22,10 +22,11 @@ __device__ Pack<T, N> normed(const Pack<float, N>& x, float rstd, const Pack<flo
   return n;
 }
 
-// Floor: x read, y written. The row is held throughout, first as x, then as n.
+// Floor: x read, y and its integers written. The row is held throughout, first as x, then as n.
 template <class S, class T>
 __global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
-    forward_kernel(Rows<T> y, float* rstd, float2* range, NormIn<T> norm, float eps, DeviceQuantiser quantiser) {
+    forward_kernel(QuantisedRows<T> y, float* rstd, float2* range, NormIn<T> norm, float eps,
+                   DeviceQuantiser quantiser) {
   await_previous();
   constexpr int N = S::kPack;
   const std::int64_t cols = norm.x.cols;
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
     const auto n = made_row<S, T>(
         [&](int i, std::int64_t c) { return normed<T>(in.at(i, c), s, load_floats<N>(norm.w + c)); }, cols);
     const float2 of_row = range_of_row<S>(n, cols);
-    quantise_row<S>(row_of(y, r), n, cols, grid_of_range(of_row, quantiser));
+    quantise_row<S>(y, r, n, grid_of_range(of_row, quantiser));
     if (threadIdx.x == 0) rstd[r] = s, range[r] = of_row;
   });
 }
@@ -107,18 +108,18 @@ __global__ void __launch_bounds__(S::kBlockThreads, kBackwardBlocksPerSm<S>)
 
 }  // namespace
 
-void rms_norm_quant_forward(Context& ctx, View y, View rstd, View range, View x, View w, double eps,
-                            const ActivationQuantiser& quantiser) {
+void rms_norm_quant_forward(Context& ctx, View y, const IntegerRows& integers, View rstd, View range, View x, View w,
+                            double eps, const ActivationQuantiser& quantiser) {
   if (x.rows() == 0) return;
   dispatch_value(x.dtype, "rms_norm_quant_forward", [&]<class T>() {
-    const Rows<T> to = rows<T>(y);
+    const QuantisedRows<T> to(y, integers);
     const NormIn<T> norm = {rows<const T>(x), elements<const T>(w)};
     const auto run = [&]<class S>(S) {
       launch_dependent("rms_norm_quant_forward", ctx, S::rows(norm.x.rows), forward_kernel<S, T>, to,
                        elements<float>(rstd), reinterpret_cast<float2*>(elements<float>(range)), norm, float(eps),
                        on_device(quantiser));
     };
-    dispatch_row<T>(norm.x.cols, run, to, norm.x, as_row(norm.w, norm.x.cols));
+    dispatch_row<T>(norm.x.cols, run, to.values, to.integers, norm.x, as_row(norm.w, norm.x.cols));
   });
 }
 

@@ -1,23 +1,25 @@
 // Values and codes of weights, and values of codes; formulas in cuda/rounding_weight.cuh.
 //
-//   w_hat = s clip(u, -z, N - z),  q = clip(u, -z, N - z) + z,  N = 2^bits - 1;  back: w_hat = s (q - z)
+//   w_hat = s clip(u, -z, N - z), its integers w_hat / s,  q = clip(u, -z, N - z) + z,  N = 2^bits - 1;  back: w_hat =
+//   s (q - z)
 #include "cuda/rounding_factors.h"
 #include "cuda/rounding_walk.cuh"
 
 namespace cbq::cuda {
 namespace {
 
-// Floor: w read, w_hat written, 4 bytes a bf16 weight; a dense offset adds 4.
+// Floor: w read, w_hat written, 4 bytes a bf16 weight; a dense offset adds 4, integers add 1.
 template <Rounder kRounder, Offset kOffset, int N, class T>
-__global__ void __launch_bounds__(kRoundThreads) values_kernel(Rows<T> w_hat, Weights<T> weights) {
+__global__ void __launch_bounds__(kRoundThreads) values_kernel(Rows<T> w_hat, Rows<f8> integers, Weights<T> weights) {
   __shared__ StoredStep steps[kTileSteps];
   const TileWalk<kRounder, kOffset, N, T> walk(weights, steps);
   if (!walk.active) return;
   walk.each_row(NoCursor(), [&](const Place& at, const Rounded(&rounded)[N], NoCursor::Nothing) {
-    float y[N];
+    float integer[N], y[N];
 #pragma unroll
-    for (int n = 0; n < N; ++n) y[n] = value_of(rounded[n], at.step);
+    for (int n = 0; n < N; ++n) integer[n] = integer_of(rounded[n], at.step), y[n] = at.step.s * integer[n];
     store_floats(row_of(w_hat, at.r) + at.c, y);
+    if (integers.data) store_f8(row_of(integers, at.r) + at.c, integer);
   });
 }
 
@@ -58,17 +60,18 @@ WeightQuantiser dense_factors(Context& ctx, Tensor& scratch, const WeightQuantis
   return {quantiser.w, quantiser.grid, quantiser.rounder, {scratch, {}, {}}, quantiser.start_scale};
 }
 
-void quantise_weight_forward(Context& ctx, View w_hat, const WeightQuantiser& quantiser) {
+void quantise_weight_forward(Context& ctx, View w_hat, View integers, const WeightQuantiser& quantiser) {
   if (quantiser.w.count() == 0) return;
-  if (takes_factors(quantiser)) return factor_values(ctx, w_hat, quantiser);
+  if (takes_factors(quantiser)) return factor_values(ctx, w_hat, integers, quantiser);
   Tensor scratch;
   const WeightQuantiser made = dense_factors(ctx, scratch, quantiser);
   dispatch_value(made.w.dtype, "quantise_weight_forward", [&]<class T>() {
-    dispatch_offset(made.offset, inputs_pack<T>(made) && packs_or_empty<T>(w_hat), [&]<Offset kOffset, int N>() {
+    const bool packed = inputs_pack<T>(made) && packs_or_empty<T>(w_hat) && packs_or_empty<f8>(integers);
+    dispatch_offset(made.offset, packed, [&]<Offset kOffset, int N>() {
       dispatch_rounder(made.rounder, [&]<Rounder kRounder>() {
         const Weights<T> x = make_weights<T>(made, N);
         launch("quantise_weight_forward", ctx, tile_shape(x), values_kernel<kRounder, kOffset, N, T>, rows<T>(w_hat),
-               x);
+               rows<f8>(integers), x);
       });
     });
   });

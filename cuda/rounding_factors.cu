@@ -20,17 +20,20 @@ constexpr int kLeastBlocksOfValues = 3;  // four would spill a register there
 constexpr int kLeastBlocksOfValues = kBlocksOfValues;
 #endif
 
-// Floor: w read, w_hat written, 4 bytes a weight.
-template <Rounder kRounder>
-__global__ void __launch_bounds__(kFactorThreads, kLeastBlocksOfValues)
-    values_kernel(Rows<bf16> w_hat, FactorWeights weights) {
+enum class Integers { unwanted, written };
+
+// Floor: w read, w_hat written, 4 bytes a weight; 5 with integers.
+template <Rounder kRounder, Integers kIntegers>
+__global__ void __launch_bounds__(kFactorThreads,
+                                  kIntegers == Integers::written ? kBlocksOfCodes : kLeastBlocksOfValues)
+    values_kernel(Rows<bf16> w_hat, Rows<f8> integers, FactorWeights weights) {
   await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<kRounder> tile(weights, shared, Scaled::no);
   __syncthreads();
   char* const lane = keep(reinterpret_cast<char*>(row_of(w_hat, tile.first_row + tile.g) + tile.c));
   const int stride = int(w_hat.stride * 2);
-  tile.template each_step<kAheadOfValues>(
+  tile.template each_step<kIntegers == Integers::written ? kAheadOfCodes : kAheadOfValues>(
       NoRows(), [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -38,13 +41,15 @@ __global__ void __launch_bounds__(kFactorThreads, kLeastBlocksOfValues)
           const Step step = tile.step_of(first);
           Rounded x[8];
           tile.round_row(x, step, w[half], d, half);
-          float y[8];
+          float integer[8], y[8];
 #pragma unroll
-          for (int n = 0; n < 8; ++n) y[n] = value_of(x[n], step);
-          if (tile.active && first + tile.g < tile.rows)
-            stream_words(
-                lane + static_cast<long long>(first) * stride,
-                make_uint4(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]), pack_bf16(y[4], y[5]), pack_bf16(y[6], y[7])));
+          for (int n = 0; n < 8; ++n) integer[n] = integer_of(x[n], step), y[n] = step.s * integer[n];
+          if (!tile.active || first + tile.g >= tile.rows) continue;
+          stream_words(
+              lane + static_cast<long long>(first) * stride,
+              make_uint4(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]), pack_bf16(y[4], y[5]), pack_bf16(y[6], y[7])));
+          if constexpr (kIntegers == Integers::written)
+            store_f8(row_of(integers, tile.first_row + first + tile.g) + tile.c, integer);
         }
       });
 }
@@ -116,14 +121,20 @@ bool takes_factors(const WeightQuantiser& q) {
          (groups == 1 || in / groups % kWarpColumns == 0);
 }
 
-void factor_values(Context& ctx, View w_hat, const WeightQuantiser& quantiser) {
+void factor_values(Context& ctx, View w_hat, View integers, const WeightQuantiser& quantiser) {
   Tensor scratch;
-  const FactorWeights x = with_full_waves(make_weights(packed_weights(ctx, scratch, quantiser)),
-                                          cuda_context(ctx).multiprocessors * kBlocksOfValues);
+  const FactorWeights x =
+      with_full_waves(make_weights(packed_weights(ctx, scratch, quantiser)),
+                      cuda_context(ctx).multiprocessors * (integers ? kBlocksOfCodes : kBlocksOfValues));
   packed_output<bf16>(ctx, w_hat, [&](const View& to) {
-    dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
-      launch_tiles("quantise_weight_forward", ctx, x, table_bytes(x, Scaled::no), values_kernel<kRounder>,
-                   rows<bf16>(to), x);
+    packed_output<f8>(ctx, integers, [&](const View& to_integers) {
+      dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
+        const auto run = [&](auto* kernel) {
+          launch_tiles("quantise_weight_forward", ctx, x, table_bytes(x, Scaled::no), kernel, rows<bf16>(to),
+                       rows<f8>(to_integers), x);
+        };
+        integers ? run(values_kernel<kRounder, Integers::written>) : run(values_kernel<kRounder, Integers::unwanted>);
+      });
     });
   });
 }

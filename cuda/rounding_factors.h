@@ -13,7 +13,7 @@ struct RegulariserTerm;
 bool takes_factors(const WeightQuantiser& quantiser);
 
 // The entries of core/kernels.h for such quantisers.
-void factor_values(Context& ctx, View w_hat, const WeightQuantiser& quantiser);
+void factor_values(Context& ctx, View w_hat, View integers, const WeightQuantiser& quantiser);
 void factor_codes(Context& ctx, View codes, const WeightQuantiser& quantiser);
 void factor_regulariser(Context& ctx, View loss, const WeightQuantiser& quantiser, double beta);
 void factor_regulariser_gradients(Context& ctx, const WeightQuantiserGrads& grads, const WeightQuantiser& quantiser,

@@ -197,9 +197,13 @@ __device__ void store_floats(T* to, const float (&x)[N]) {
 
 // ---- what becomes of a rounded weight
 
-// w_hat = s clip(u, -z, N - z)
+// clip(u, -z, N - z): q - z, or what lies between such integers
+__device__ inline float integer_of(const Rounded& x, const Step& step) {
+  return clip_nan(x.u, step.low, step.high);
+}
+// w_hat
 __device__ inline float value_of(const Rounded& x, const Step& step) {
-  return step.s * clip_nan(x.u, step.low, step.high);
+  return step.s * integer_of(x, step);
 }
 
 // q = clip(u, -z, N - z) + z of a pack; NaN gives 0.

@@ -1,13 +1,16 @@
-// Element types of kernels: f32 and bf16 in memory, f32 in registers, moved 16 bytes at a time where addresses allow.
+// Element types of kernels: f32 and bf16 in memory, f32 in registers, moved 16 bytes at a time where addresses allow;
+// and f8, which kernels only write.
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 
 #include "cuda/launch.h"
 
 namespace cbq::cuda {
 
 using bf16 = __nv_bfloat16;
+using f8 = __nv_fp8_e4m3;
 
 __device__ inline float to_float(float x) {
   return x;
@@ -106,6 +109,24 @@ __device__ void store_pack(T* to, const Pack<T, N>& pack) {
   } else {
     *reinterpret_cast<Pack<T, N>*>(to) = pack;
   }
+}
+
+// Four numbers in the order of memory.
+__device__ inline unsigned f8_word(float a, float b, float c, float d) {
+  const unsigned low = __nv_cvt_float2_to_fp8x2(make_float2(a, b), __NV_SATFINITE, __NV_E4M3),
+                 high = __nv_cvt_float2_to_fp8x2(make_float2(c, d), __NV_SATFINITE, __NV_E4M3);
+  return low | high << 16;
+}
+// Rounded to f8.
+template <int N>
+__device__ void store_f8(f8* to, const float (&x)[N]) {
+  static_assert(N == 1 || N == 4 || N == 8);
+  if constexpr (N == 8)
+    *reinterpret_cast<uint2*>(to) = make_uint2(f8_word(x[0], x[1], x[2], x[3]), f8_word(x[4], x[5], x[6], x[7]));
+  else if constexpr (N == 4)
+    *reinterpret_cast<unsigned*>(to) = f8_word(x[0], x[1], x[2], x[3]);
+  else
+    *to = f8(x[0]);
 }
 
 // Elements of T in 16 bytes.

@@ -2,6 +2,12 @@
 
 namespace cbq {
 
+std::int64_t SiteInput::rows() const {
+  if (const auto* from = std::get_if<Normalised>(&from_)) return from->x.value.rows();
+  if (const auto* from = std::get_if<Gated>(&from_)) return from->gate.value.rows();
+  return std::get<Var>(from_).value.rows();
+}
+
 Var SiteInput::value(Context& ctx) const {
   if (const auto* from = std::get_if<Normalised>(&from_)) return normalise(ctx, *from->norm, from->x, from->eps);
   if (const auto* from = std::get_if<Gated>(&from_)) return ops::gated(ctx, from->gate, from->up);

@@ -17,6 +17,7 @@ class SiteInput {
   // silu(gate) * up
   static SiteInput gated(Var gate, Var up) { return SiteInput(Gated{std::move(gate), std::move(up)}); }
 
+  std::int64_t rows() const;
   Var value(Context& ctx) const;
   // fake_quant of the value. In one pass where it is an RMSNorm of constant weight in the type of x, or gated.
   Var quantised(Context& ctx, const ops::ActivationQuantiserVars& quantiser) const;

@@ -1,5 +1,7 @@
 #include "quant/quant_block.h"
 
+#include <algorithm>
+
 #include "models/weights.h"
 
 namespace cbq {
@@ -69,25 +71,40 @@ std::vector<Var> QuantBlock::linears(Context& ctx, Site site, const SiteInput& i
   const ActivationSpec& activation = spec_[std::size_t(roles[0])].activation;
   const Parameter& factor = factors_[std::size_t(site)];
   const bool learned = tape_ && activation_steps_ == StepSizes::learned;
+  const auto form_of = [&](LinearRole role) { return form(ctx, role, in.rows()); };
+  const bool has_integers =
+      std::ranges::any_of(roles, [&](LinearRole role) { return form_of(role) == ops::Form::with_integers; });
   const Var x_hat =
       activation.bits < 16
-          ? in.quantised(ctx, {learned ? tape_->leaf(factor) : Var(factor.value), activation.bits, activation.symmetry})
+          ? in.quantised(ctx, {learned ? tape_->leaf(factor) : Var(factor.value), activation.bits, activation.symmetry,
+                               has_integers ? ops::Form::with_integers : ops::Form::values})
           : in.value(ctx);
   if (observer) observer(site, x_hat.value);
   std::vector<Var> y;
   for (const LinearRole role : roles) {
     // The weight's node is recorded right before its product's, so backward frees each weight gradient at once.
-    y.push_back(ops::linear(ctx, x_hat, weight(ctx, role), weights_[role].bias, addend));
+    y.push_back(ops::linear(ctx, x_hat, weight(ctx, role, form_of(role)), weights_[role].bias, addend));
   }
   return y;
 }
 
-Var QuantBlock::weight(Context& ctx, LinearRole role) const {
+Var QuantBlock::weight(Context& ctx, LinearRole role, ops::Form form) const {
   const auto i = std::size_t(role);
   if (!roundings_[i]) return weights_[role].weight;
+  ops::WeightQuantiserVars vars = roundings_[i]->vars(ctx, tape_, hardness_);
+  vars.form = form;
   // The weights that `weights` learns are in f32, whatever the block computes in.
-  return ops::cast(ctx, ops::quantise_weight(ctx, roundings_[i]->vars(ctx, tape_, hardness_)),
-                   weights_[role].weight.value.dtype());
+  return ops::cast(ctx, ops::quantise_weight(ctx, vars), weights_[role].weight.value.dtype());
+}
+
+ops::Form QuantBlock::form(const Context& ctx, LinearRole role, std::int64_t rows) const {
+  const auto& rounding = roundings_[std::size_t(role)];
+  const ActivationSpec& activation = spec_[std::size_t(role)].activation;
+  const Shape weight = weight_shape(config_, role);
+  const bool is_one = rounding && rounding->has_integers(hardness_) && activation.bits < 16 &&
+                      integers_fit(activation.bits, activation.symmetry) &&
+                      ctx.prefers_integers({rows, weight[1]}, weight);
+  return is_one ? ops::Form::with_integers : ops::Form::values;
 }
 
 void QuantBlock::start_from_gptq(Context& ctx, LinearRole role, Tensor w) {

@@ -65,7 +65,10 @@ class QuantBlock final : public BlockLayers {
 
  private:
   // What the product of `role` multiplies by now.
-  Var weight(Context& ctx, LinearRole role) const;
+  Var weight(Context& ctx, LinearRole role, ops::Form form) const;
+  // Whether that product, with an input of `rows` rows, is one of integers: where both sides have them and the device
+  // multiplies them faster.
+  ops::Form form(const Context& ctx, LinearRole role, std::int64_t rows) const;
 
   const ModelConfig& config_;
   BlockWeights weights_;

@@ -106,6 +106,12 @@ ops::WeightQuantiserVars WeightRounding::vars(Context& ctx, Tape* tape, Hardness
   return vars;
 }
 
+bool WeightRounding::has_integers(Hardness hardness) const {
+  const bool is_rounded = hardness == Hardness::hard || !is_annealed(options_.kind);
+  const bool is_in_dtype = !weight_.value || weight_.value.dtype() == w_.dtype();
+  return is_rounded && is_in_dtype && spec_.group_size < 0 && integers_fit(spec_.bits, spec_.symmetry);
+}
+
 Rounder WeightRounding::hard_rounder() const {
   return is_annealed(options_.kind) ? Rounder::sigmoid_hard : Rounder::straight_through;
 }

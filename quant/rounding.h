@@ -49,6 +49,8 @@ class WeightRounding {
 
   // The op inputs at this step; leaves of `tape`, or constants when it is null.
   ops::WeightQuantiserVars vars(Context& ctx, Tape* tape, Hardness hardness) const;
+  // Whether quantise_weight gives integers of these (ops::Form): in the dtype of w, one step a row, and rounded.
+  bool has_integers(Hardness hardness) const;
   // The integers as the current parameters give them, s rounded to `stored`.
   HardWeight harden(Context& ctx, DType stored) const;
 

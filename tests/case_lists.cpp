@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 
 #include "tests/cases.h"
 
@@ -46,6 +47,18 @@ std::vector<OpCase> quantiser_cases() {
       cases.push_back(clip_grid_case(31, 32, 2, symmetry, wanted));
     }
   }
+  // Products of integers: at sizes that tensor cores take and at others.
+  for (auto [R, out, in] : {std::array<std::int64_t, 3>{32, 48, 64}, {16, 16, 128}, {5, 31, 33}})
+    for (auto [bias, addend] :
+         {std::pair{Bias::none, Addend::none}, {Bias::row, Addend::none}, {Bias::none, Addend::apart}})
+      cases.push_back(
+          linear_case(fake_quant_case(R, in, 4, bias == Bias::row ? Symmetry::asymmetric : Symmetry::symmetric, 0.83,
+                                      ops::Form::with_integers),
+                      quantise_weight_case({out, in, 1, 4},
+                                           addend == Addend::apart ? Rounder::sigmoid_hard : Rounder::straight_through,
+                                           bias == Bias::row ? Offset::dense : Offset::factors, Learned::everything,
+                                           DecidedOn::scale, ops::Form::with_integers),
+                      bias, addend));
   const QuantiserSize sizes[] = {{1, 257, 1, 4}, {257, 1, 1, 3},   {31, 33, 3, 2},    {33, 32, 1, 8},
                                  {32, 64, 2, 4}, {257, 129, 3, 4}, {33, 31, 1, 4, 11}};
   for (const QuantiserSize& size : sizes) {

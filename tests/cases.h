@@ -74,7 +74,8 @@ OpCase matmul_case(std::int64_t M, std::int64_t N, std::int64_t K, Trans trans_a
 OpCase mse_case(std::int64_t R, std::int64_t C);
 OpCase kl_case(std::int64_t R, std::int64_t C);
 OpCase cross_entropy_case(std::int64_t R, std::int64_t V);
-OpCase fake_quant_case(std::int64_t R, std::int64_t C, int bits, Symmetry symmetry, double factor);
+OpCase fake_quant_case(std::int64_t R, std::int64_t C, int bits, Symmetry symmetry, double factor,
+                       ops::Form form = ops::Form::values);
 OpCase rms_norm_quant_case(std::int64_t R, std::int64_t C, Symmetry symmetry, double factor);
 OpCase gated_quant_case(std::int64_t R, std::int64_t C, Symmetry symmetry, double factor);
 
@@ -90,7 +91,10 @@ struct QuantiserSize {
   std::int64_t K = 3;
 };
 OpCase quantise_weight_case(const QuantiserSize& size, Rounder rounder, Offset offset, Learned learned,
-                            DecidedOn decided_on = DecidedOn::scale);
+                            DecidedOn decided_on = DecidedOn::scale, ops::Form form = ops::Form::values);
+// A linear layer whose input and weight are two cases: their inputs in turn, then bias and addend. A product of
+// integers where both cases give them.
+OpCase linear_case(const OpCase& x, const OpCase& w, Bias bias, Addend addend);
 OpCase regulariser_case(const QuantiserSize& size, Offset offset, double beta);
 
 // ---- for the builders

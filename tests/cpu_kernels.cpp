@@ -173,11 +173,14 @@ TYPED_TEST(CpuKernels, EveryFloatTypeConverts) {
   const auto ctx = cpu::open();
   const Matrix m = random_matrix(3, 33, 8);
   const Tensor x = tensor<T>(*ctx, m, 2);
-  for (DType middle : {DType::f16, DType::bf16, DType::f32, DType::f64}) {
+  for (DType middle : {DType::f16, DType::bf16, DType::f8, DType::f32, DType::f64}) {
     const Tensor between(*ctx, {3, 33}, middle), back(*ctx, {3, 33}, kType<T>);
     ctx->kernels->convert(*ctx, between, x);
     ctx->kernels->convert(*ctx, back, between);
-    const double tolerance = middle == DType::f16 ? 0x1p-11 : middle == DType::bf16 ? 0x1p-8 : 0;
+    const double tolerance = middle == DType::f16    ? 0x1p-11
+                             : middle == DType::bf16 ? 0x1p-8
+                             : middle == DType::f8   ? 0x1p-4
+                                                     : 0;
     expect_near<double>(to_host<double>(*ctx, back), m, name(middle), tolerance);
   }
   const Tensor ids(*ctx, {4}, DType::i32), copied(*ctx, {4}, DType::i32);

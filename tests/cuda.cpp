@@ -18,7 +18,7 @@ double relative_error(const std::vector<double>& a, const std::vector<double>& b
 
 TEST(Cuda, RoundTripsEveryDType) {
   const std::vector<float> values = randn(33 * 31, 1);
-  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::f8}) {
     const auto expected = to_host<float>(host(), from_host<float>(host(), {33, 31}, dtype, values));
     EXPECT_EQ(to_host<float>(gpu(), from_host<float>(gpu(), {33, 31}, dtype, values)), expected) << dtype;
   }

@@ -102,7 +102,7 @@ TEST(CudaFakeQuant, RowsOfEveryLengthAreThoseOfTheCpu) {
           const Tensor tx = from_host<double>(ctx, shape, type, x), tdy = from_host<double>(ctx, shape, type, dy);
           const Tensor factor = full(ctx, {1}, type == DType::f64 ? DType::f64 : DType::f32, double(0.8f));
           const Tensor y(ctx, shape, type), dx(ctx, shape, type), dfactor(ctx, {1}, factor.dtype());
-          ctx.kernels->fake_quant_forward(ctx, y, tx, {factor, 4, symmetry});
+          ctx.kernels->fake_quant_forward(ctx, y, {}, tx, {factor, 4, symmetry});
           ctx.kernels->fake_quant_backward(ctx, dx, dfactor, tdy, tx, {factor, 4, symmetry});
           return Outputs{to_host<float>(ctx, y), to_host<float>(ctx, dx), to_host<double>(ctx, dfactor)};
         };
@@ -181,7 +181,7 @@ TEST(CudaFakeQuant, ZeroRowsStayZeroAndNanShows) {
         x[second + 7] = std::nan(""), x[second + 8] = 1, x[third + 1] = std::numeric_limits<double>::infinity();
         const Tensor t = from_host<double>(gpu(), {3, cols}, dtype, x), factor = full(gpu(), {1}, DType::f32, 1);
         const Tensor y(gpu(), t.shape(), dtype);
-        gpu().kernels->fake_quant_forward(gpu(), y, t, {factor, 4, symmetry});
+        gpu().kernels->fake_quant_forward(gpu(), y, {}, t, {factor, 4, symmetry});
         const Values got = to_host<double>(gpu(), y);
         for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(i < second ? got[i] == 0 : std::isnan(got[i])) << i;
       }

@@ -113,7 +113,7 @@ TEST(CudaReplay, WhatCannotBeRecordedIsRefused) {
   EXPECT_EQ(waiting_gpu().record([] {}), nullptr);
 }
 
-constexpr std::int64_t kTokens = 40, kSamples = 9;
+constexpr std::int64_t kTokens = 48, kSamples = 9;
 
 ModelConfig tiny_llama() {
   ModelConfig c{};
@@ -144,6 +144,8 @@ struct TinyWindow {
     };
     BlockSpec spec;
     spec.fill({{3, 32, Symmetry::asymmetric}, {4, Symmetry::symmetric}});
+    for (LinearRole role : {LinearRole::o, LinearRole::gate, LinearRole::down})  // products of integers
+      spec[std::size_t(role)].weight.group_size = -1;
     Rng rng(7);
     for (int i = 0; i < 2; ++i) {
       BlockWeights weights;

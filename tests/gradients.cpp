@@ -52,7 +52,7 @@ TEST(Cases, CoverEveryDifferentiableKernel) {
     if (!name.ends_with("_forward") && !name.ends_with("_backward")) continue;
     EXPECT_TRUE(covered.contains(name)) << name << " has no case in tests/cases.cpp or tests/quantiser_cases.cpp";
   }
-  for (const char* name : {"add", "mul", "scale", "scaled_exp", "matmul", "column_sum", "rope"})
+  for (const char* name : {"add", "mul", "scale", "scaled_exp", "matmul", "matmul_integers", "column_sum", "rope"})
     EXPECT_TRUE(covered.contains(name)) << name;
 }
 

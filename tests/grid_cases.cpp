@@ -86,7 +86,7 @@ constexpr int kFusedBits = 3;
 
 }  // namespace
 
-OpCase fake_quant_case(std::int64_t R, std::int64_t C, int bits, Symmetry symmetry, double factor) {
+OpCase fake_quant_case(std::int64_t R, std::int64_t C, int bits, Symmetry symmetry, double factor, ops::Form form) {
   return {"fake_quant" + grid_label(symmetry, factor, {R, C, bits}),
           {"fake_quant_forward", "fake_quant_backward"},
           {{{R, C}}, kFactor},
@@ -95,7 +95,7 @@ OpCase fake_quant_case(std::int64_t R, std::int64_t C, int bits, Symmetry symmet
             return rounded({draw_rows(rng, R, C, bits, symmetry, factor), {factor}});
           },
           [=](Context& ctx, Vars in) {
-            return ops::fake_quant(ctx, in[0], {in[1], bits, symmetry});
+            return ops::fake_quant(ctx, in[0], {in[1], bits, symmetry, form});
           },
           8.0 * double(R * C),
           6.0 * double(R * C),

@@ -58,7 +58,7 @@ TEST(FakeQuant, ForwardAndBackwardAreTheFormulas) {
           const Tensor tx = from_host<double>(*ctx, shape, dtype, x), tdy = from_host<double>(*ctx, shape, dtype, dy);
           const Tensor tf = full(*ctx, {1}, dtype, factor);
           Tensor ty(*ctx, shape, dtype), tdx(*ctx, shape, dtype), tdf(*ctx, {1}, dtype);
-          ctx->kernels->fake_quant_forward(*ctx, ty, tx, {tf, bits, symmetry});
+          ctx->kernels->fake_quant_forward(*ctx, ty, {}, tx, {tf, bits, symmetry});
           ctx->kernels->fake_quant_backward(*ctx, tdx, tdf, tdy, tx, {tf, bits, symmetry});
           const std::string what = concat("bits ", bits, ", symmetry ", int(symmetry), ", cols ", cols, ", ", dtype);
           expect_close(to_host<double>(*ctx, ty), y, tolerance(dtype), what);
@@ -73,7 +73,7 @@ TEST(FakeQuant, WorkedByHand) {
   const auto run = [&](const Values& x, double factor, Symmetry symmetry) {
     const Tensor t = from_host<double>(*ctx, {1, std::int64_t(x.size())}, DType::f32, x);
     Tensor y(*ctx, t.shape(), t.dtype());
-    ctx->kernels->fake_quant_forward(*ctx, y, t, {full(*ctx, {1}, DType::f32, factor), 2, symmetry});
+    ctx->kernels->fake_quant_forward(*ctx, y, {}, t, {full(*ctx, {1}, DType::f32, factor), 2, symmetry});
     return to_host<double>(*ctx, y);
   };
   EXPECT_EQ(run({-3, -1.5, 0.9, 1.1, 3}, 1, Symmetry::symmetric), (Values{-4, -2, 0, 2, 2}));
@@ -90,7 +90,7 @@ TEST(FakeQuant, ZeroRowsStayZeroAndNanShows) {
       x[33 + 7] = std::nan(""), x[33 + 8] = 1, x[66 + 1] = std::numeric_limits<double>::infinity();
       const Tensor t = from_host<double>(*ctx, {3, 33}, dtype, x), factor = full(*ctx, {1}, dtype, 1);
       Tensor y(*ctx, t.shape(), dtype), dx(*ctx, t.shape(), dtype), dfactor(*ctx, {1}, dtype);
-      ctx->kernels->fake_quant_forward(*ctx, y, t, {factor, 4, symmetry});
+      ctx->kernels->fake_quant_forward(*ctx, y, {}, t, {factor, 4, symmetry});
       const Values got = to_host<double>(*ctx, y);
       for (std::size_t i = 0; i < 33; ++i) EXPECT_EQ(got[i], 0);
       for (std::size_t i = 33; i < 99; ++i) EXPECT_TRUE(std::isnan(got[i])) << i;
@@ -109,7 +109,7 @@ TEST(FakeQuant, SameBitsForEveryNumberOfThreadsAndStridedRows) {
     const Tensor t = from_host<double>(*ctx, {300, 257}, DType::f32, x).slice(1, 3, 200),
                  factor = full(*ctx, {1}, DType::f32, 0.9);
     Tensor y(*ctx, t.shape(), DType::f32), dfactor(*ctx, {1}, DType::f32);
-    ctx->kernels->fake_quant_forward(*ctx, y, t, {factor, 4, Symmetry::asymmetric});
+    ctx->kernels->fake_quant_forward(*ctx, y, {}, t, {factor, 4, Symmetry::asymmetric});
     ctx->kernels->fake_quant_backward(*ctx, {}, dfactor, y, contiguous(*ctx, t), {factor, 4, Symmetry::asymmetric});
     if (expected.empty()) expected = to_host<double>(*ctx, y), expected_sum = to_host<double>(*ctx, dfactor);
     EXPECT_EQ(to_host<double>(*ctx, y), expected);

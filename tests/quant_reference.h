@@ -166,7 +166,7 @@ inline std::vector<std::uint8_t> bytes_of(Context& ctx, const Tensor& x) {
 // w_hat, and the codes, of a problem's tensors on their device.
 inline Tensor forward(Context& ctx, const RoundingTensors& t) {
   Tensor y(ctx, t.w.shape(), t.w.dtype());
-  ctx.kernels->quantise_weight_forward(ctx, y, t.quantiser());
+  ctx.kernels->quantise_weight_forward(ctx, y, {}, t.quantiser());
   return y;
 }
 

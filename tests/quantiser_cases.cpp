@@ -138,7 +138,7 @@ std::string suffix(const QuantiserSize& size, Offset kind, DecidedOn decided_on)
 }  // namespace
 
 OpCase quantise_weight_case(const QuantiserSize& size, Rounder rounder, Offset offset, Learned learned,
-                            DecidedOn decided_on) {
+                            DecidedOn decided_on, ops::Form form) {
   constexpr const char* kNames[] = {"straight_through", "sigmoid", "sigmoid_hard"};
   OpCase c{concat("quantise_weight_", kNames[int(rounder)], learned == Learned::offset ? "_smooth" : "",
                   suffix(size, offset, decided_on)),
@@ -147,7 +147,9 @@ OpCase quantise_weight_case(const QuantiserSize& size, Rounder rounder, Offset o
                             decided_on),
            [=] { return draw_quantiser(size, rounder, offset, decided_on); },
            [=](Context& ctx, Vars in) {
-             return ops::quantise_weight(ctx, quantiser_vars(in, size.bits, rounder, offset, decided_on));
+             ops::WeightQuantiserVars vars = quantiser_vars(in, size.bits, rounder, offset, decided_on);
+             vars.form = form;
+             return ops::quantise_weight(ctx, vars);
            },
            (offset == Offset::dense ? 12.0 : 8.0) * double(size.out * size.in),
            10.0 * double(size.out * size.in)};
@@ -155,6 +157,50 @@ OpCase quantise_weight_case(const QuantiserSize& size, Rounder rounder, Offset o
     c.surrogate = [=](std::span<const Values> point) {
       return quantise_weight_surrogate(point, size, rounder, offset, decided_on);
     };
+  return c;
+}
+
+OpCase linear_case(const OpCase& x, const OpCase& w, Bias bias, Addend addend) {
+  const std::int64_t rows = x.inputs[0].shape.rows(), in = w.inputs[0].shape.cols(), out = w.inputs[0].shape.rows();
+  const std::size_t of_x = x.inputs.size(), of_both = of_x + w.inputs.size();
+  OpCase c{concat("linear", bias == Bias::row ? "_bias" : "", addend == Addend::apart ? "_addend" : "", "_of_", x.name,
+                  "_and_", w.name),
+           x.kernels,
+           x.inputs,
+           {},
+           [=](Context& ctx, Vars vars) {
+             return ops::linear(ctx, x.run(ctx, vars.first(of_x)), w.run(ctx, vars.subspan(of_x, of_both - of_x)),
+                                bias == Bias::row ? vars[of_both] : Var(),
+                                addend == Addend::apart ? vars.back() : Var());
+           },
+           x.bytes + w.bytes,
+           2.0 * double(rows * in * out),
+           x.f32_tolerance_factor};
+  c.kernels.insert(c.kernels.end(), w.kernels.begin(), w.kernels.end());
+  c.kernels.insert(c.kernels.end(), {"matmul_integers", "matmul"});
+  c.inputs.insert(c.inputs.end(), w.inputs.begin(), w.inputs.end());
+  std::vector<Input> plus;
+  if (bias == Bias::row) plus.push_back({{out}});
+  if (addend == Addend::apart) plus.push_back({{rows, out}});
+  c.inputs.insert(c.inputs.end(), plus.begin(), plus.end());
+  c.sample = [=, draw = normal_sample(plus)] {
+    std::vector<Values> all = x.sample();
+    for (const std::vector<Values>& more : {w.sample(), draw()}) all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  c.surrogate = [=](std::span<const Values> point) -> HostFunction {
+    return [=, f = x.surrogate(point.first(of_x)),
+            g = w.surrogate(point.subspan(of_x, of_both - of_x))](std::span<const Values> values) {
+      const Values a = f(values.first(of_x)), b = g(values.subspan(of_x, of_both - of_x));
+      Values y = addend == Addend::apart ? values.back() : Values(std::size_t(rows * out));
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        const std::size_t r = i / std::size_t(out), n = i % std::size_t(out), K = std::size_t(in);
+        if (bias == Bias::row) y[i] += values[of_both][n];
+        for (std::size_t k = 0; k < K; ++k) y[i] += a[r * K + k] * b[n * K + k];
+      }
+      return y;
+    };
+  };
   return c;
 }
 

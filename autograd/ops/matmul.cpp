@@ -57,7 +57,10 @@ Var matmul(Context& ctx, const Var& a, Trans trans_a, const Var& b, Trans trans_
   Tensor y(ctx, {a.shape()[a_outer], b.shape()[b_outer]}, dtype);
   if (bias.value) require_tensor("matmul", "bias", bias.value, {y.cols()}, dtype);
   if (addend.value) require_tensor("matmul", "addend", addend.value, y.shape(), dtype);
-  ctx.kernels->matmul(ctx, y, a.value, trans_a, b.value, trans_b, bias.value, addend.value);
+  if (a.integers && b.integers && trans_a == Trans::no && trans_b == Trans::yes)
+    ctx.kernels->matmul_integers(ctx, y, a.integers.views(), b.integers.views(), bias.value, addend.value);
+  else
+    ctx.kernels->matmul(ctx, y, a.value, trans_a, b.value, trans_b, bias.value, addend.value);
   return Tape::record(std::move(y), {a, b, bias, addend},
                       MatmulNode{b.needs_grad() ? a.value : Tensor(), a.needs_grad() ? b.value : Tensor(), a.shape(),
                                  b.shape(), trans_a, trans_b});

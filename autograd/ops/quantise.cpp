@@ -132,6 +132,19 @@ void require_bits(const char* op, int bits, int most) {
 void require_quantiser(const char* op, const ActivationQuantiserVars& in, DType dtype) {
   require_bits(op, in.bits, 16);
   require_tensor(op, "factor", in.factor.value, {1}, statistics_dtype(dtype));
+  require(in.form == Form::values || integers_fit(in.bits, in.symmetry), op, ": integers of ", in.bits,
+          " bits do not fit");
+}
+
+// Where a quantiser puts the integers of x, and their steps.
+IntegerTensors make_integers(Context& ctx, const Tensor& x, Form form) {
+  if (form == Form::values) return {};
+  return {Tensor(ctx, x.shape(), DType::f8), Tensor(ctx, {x.rows()}, statistics_dtype(x.dtype()))};
+}
+
+Var with_integers(Var y, IntegerTensors integers) {
+  y.integers = std::move(integers);
+  return y;
 }
 
 void require_quantiser(const char* op, const WeightQuantiserVars& in) {
@@ -146,6 +159,9 @@ void require_quantiser(const char* op, const WeightQuantiserVars& in) {
   require_tensor(op, "scale", in.scale.value, in.scale.shape(), dtype);
   require_tensor(op, "zero", in.zero.value, in.scale.shape(), dtype);
   if (in.start_scale) require_tensor(op, "start_scale", in.start_scale, in.scale.shape(), dtype);
+  require(in.form == Form::values ||
+              (groups == 1 && in.rounder != Rounder::sigmoid && integers_fit(in.bits, Symmetry::symmetric)),
+          op, ": integers need few bits, one step a row and a rounder that gives integers");
   require(bool(in.a1.value) == bool(in.a2.value), op, ": of the factors a1, a2 only one was given");
   require(!(in.dense.value && in.a1.value), op, ": a dense offset and factors a1, a2 exclude each other");
   if (in.dense.value) require_tensor(op, "dense", in.dense.value, w, dtype);
@@ -164,8 +180,10 @@ Var fake_quant(Context& ctx, const Var& x, const ActivationQuantiserVars& quanti
   require_quantiser("fake_quant", quantiser, x.value.dtype());
   const SavedActivationQuantiser saved(quantiser);
   Tensor y(ctx, x.shape(), x.value.dtype());
-  ctx.kernels->fake_quant_forward(ctx, y, x.value, saved.views());
-  return Tape::record(std::move(y), {x, quantiser.factor}, FakeQuantNode{x.value, saved});
+  IntegerTensors integers = make_integers(ctx, x.value, quantiser.form);
+  ctx.kernels->fake_quant_forward(ctx, y, integers.views(), x.value, saved.views());
+  return with_integers(Tape::record(std::move(y), {x, quantiser.factor}, FakeQuantNode{x.value, saved}),
+                       std::move(integers));
 }
 
 Var rms_norm_quant(Context& ctx, const Var& x, const Tensor& w, double eps, const ActivationQuantiserVars& quantiser) {
@@ -175,9 +193,11 @@ Var rms_norm_quant(Context& ctx, const Var& x, const Tensor& w, double eps, cons
   require_quantiser("rms_norm_quant", quantiser, dtype);
   const SavedActivationQuantiser saved(quantiser);
   Tensor y(ctx, x.shape(), dtype), rstd(ctx, {x.value.rows()}, statistics), range(ctx, {x.value.rows(), 2}, statistics);
-  ctx.kernels->rms_norm_quant_forward(ctx, y, rstd, range, x.value, w, eps, saved.views());
-  return Tape::record(std::move(y), {x, quantiser.factor},
-                      RmsNormQuantNode{x.value, w, std::move(rstd), std::move(range), saved});
+  IntegerTensors integers = make_integers(ctx, x.value, quantiser.form);
+  ctx.kernels->rms_norm_quant_forward(ctx, y, integers.views(), rstd, range, x.value, w, eps, saved.views());
+  return with_integers(Tape::record(std::move(y), {x, quantiser.factor},
+                                    RmsNormQuantNode{x.value, w, std::move(rstd), std::move(range), saved}),
+                       std::move(integers));
 }
 
 Var gated_quant(Context& ctx, const Var& gate, const Var& up, const ActivationQuantiserVars& quantiser) {
@@ -186,18 +206,25 @@ Var gated_quant(Context& ctx, const Var& gate, const Var& up, const ActivationQu
   require_quantiser("gated_quant", quantiser, dtype);
   const SavedActivationQuantiser saved(quantiser);
   Tensor y(ctx, gate.shape(), dtype), range(ctx, {gate.value.rows(), 2}, statistics_dtype(dtype));
-  ctx.kernels->gated_quant_forward(ctx, y, range, gate.value, up.value, saved.views());
-  return Tape::record(std::move(y), {gate, up, quantiser.factor},
-                      GatedQuantNode{gate.value, up.value, std::move(range), saved});
+  IntegerTensors integers = make_integers(ctx, gate.value, quantiser.form);
+  ctx.kernels->gated_quant_forward(ctx, y, integers.views(), range, gate.value, up.value, saved.views());
+  return with_integers(Tape::record(std::move(y), {gate, up, quantiser.factor},
+                                    GatedQuantNode{gate.value, up.value, std::move(range), saved}),
+                       std::move(integers));
 }
 
 Var quantise_weight(Context& ctx, const WeightQuantiserVars& inputs) {
   require_quantiser("quantise_weight", inputs);
   const SavedQuantiser saved(inputs);
   Tensor w_hat(ctx, inputs.w.shape(), inputs.w.value.dtype());
-  ctx.kernels->quantise_weight_forward(ctx, w_hat, saved.views());
-  return Tape::record(std::move(w_hat), {inputs.w, inputs.scale, inputs.zero, inputs.dense, inputs.a1, inputs.a2},
-                      QuantiseWeightNode{saved});
+  IntegerTensors integers;
+  if (inputs.form == Form::with_integers)
+    integers = {Tensor(ctx, inputs.w.shape(), DType::f8), inputs.scale.value.reshape({inputs.w.shape()[0]})};
+  ctx.kernels->quantise_weight_forward(ctx, w_hat, integers.integers, saved.views());
+  return with_integers(
+      Tape::record(std::move(w_hat), {inputs.w, inputs.scale, inputs.zero, inputs.dense, inputs.a1, inputs.a2},
+                   QuantiseWeightNode{saved}),
+      std::move(integers));
 }
 
 Var rounding_regulariser(Context& ctx, const WeightQuantiserVars& inputs, double beta) {

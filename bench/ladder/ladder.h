@@ -15,8 +15,9 @@ using Fn = std::remove_pointer_t<Pointer>;
 Fn<decltype(Kernels::rms_norm_forward)> rms_norm_thread_per_row, rms_norm_block_per_row, rms_norm_packs,
     rms_norm_registers;
 
-Fn<decltype(Kernels::quantise_weight_forward)> weight_thread_per_row, weight_thread_per_weight, weight_packs,
-    weight_tiles, weight_quotient;
+// quantise_weight_forward without integers.
+using WeightKernel = void (*)(Context&, View w_hat, const WeightQuantiser& quantiser);
+Fn<WeightKernel> weight_thread_per_row, weight_thread_per_weight, weight_packs, weight_tiles, weight_quotient;
 
 Fn<decltype(Kernels::attention_forward)> attention_scores, attention_online, attention_tiles, attention_tensor_cores,
     attention_async;
@@ -34,7 +35,7 @@ inline constexpr Rung<decltype(Kernels::rms_norm_forward)> kRmsNorm[] = {
     {"4 row in registers", rms_norm_registers},
 };
 
-inline constexpr Rung<decltype(Kernels::quantise_weight_forward)> kWeight[] = {
+inline constexpr Rung<WeightKernel> kWeight[] = {
     {"1 thread per row", weight_thread_per_row},
     {"2 thread per weight", weight_thread_per_weight},
     {"3 16-byte packs", weight_packs},
