@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "autograd/ops.h"
 #include "core/kernels.h"
 #include "core/rng.h"
 
@@ -32,6 +33,11 @@ Tensor Normal::tensor(Shape shape, DType dtype, double deviation) {
     next_ = (next_ + (size + kAligned - 1) / kAligned * kAligned) % kPeriod;
   }
   return x;
+}
+
+Var quantised(Context& ctx, const Tensor& x) {
+  const Tensor factor = full(ctx, {1}, statistics_dtype(x.dtype()), 1);
+  return ops::fake_quant(ctx, x, {factor, 4, Symmetry::symmetric, ops::Form::with_integers});
 }
 
 Tensor Operands::count(Tensor x, int passes) {

@@ -1,7 +1,7 @@
 // Tensors for a timed kernel, filled with random numbers and counted in bytes.
 #pragma once
 
-#include "core/tensor.h"
+#include "autograd/tape.h"
 
 namespace cbq::bench {
 
@@ -18,6 +18,9 @@ class Normal {
   Tensor f32_, bf16_;
   std::int64_t next_ = 0;
 };
+
+// x on a 4-bit grid of each row, with its integers.
+Var quantised(Context& ctx, const Tensor& x);
 
 // The tensors of one call. bytes() is the traffic that a kernel cannot avoid: each input read once, each output written
 // once.

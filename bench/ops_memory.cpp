@@ -1,4 +1,5 @@
 // Kernels that memory bounds: what a share of the copy rate says is how much of the device they leave unused.
+#include "autograd/ops.h"
 #include "autograd/optim.h"
 #include "bench/ops_gpu.h"
 #include "core/kernels.h"
@@ -97,11 +98,23 @@ void add_losses(GpuRows& rows) {
   });
 }
 
+constexpr std::pair<const char*, ops::Form> kForms[] = {{"forward", ops::Form::values},
+                                                        {"forward with integers", ops::Form::with_integers}};
+
+IntegerTensors integers_of(Operands& o, const Shape& shape, ops::Form form) {
+  if (form == ops::Form::values) return {};
+  return {o.output(shape, DType::f8), o.output({shape[0]}, DType::f32)};
+}
+
 void add_quantiser(GpuRows& rows) {
-  rows.add("gpu/fake_quant/forward", 0, [](Operands& o) -> Call {
-    const Tensor y = o.output({kR, kC}), x = o.input({kR, kC}), factor = o.constant({1}, 0.9);
-    return [=, &ctx = o.ctx] { ctx.kernels->fake_quant_forward(ctx, y, {}, x, {factor, kBits, Symmetry::symmetric}); };
-  });
+  for (const auto& [name, form] : kForms)
+    rows.add(concat("gpu/fake_quant/", name), 0, [form = form](Operands& o) -> Call {
+      const Tensor y = o.output({kR, kC}), x = o.input({kR, kC}), factor = o.constant({1}, 0.9);
+      const IntegerTensors integers = integers_of(o, {kR, kC}, form);
+      return [=, &ctx = o.ctx] {
+        ctx.kernels->fake_quant_forward(ctx, y, integers.views(), x, {factor, kBits, Symmetry::symmetric});
+      };
+    });
   rows.add("gpu/fake_quant/backward", 0, [](Operands& o) -> Call {
     const Tensor dx = o.output({kR, kC}), dfactor = o.output({1}, DType::f32), dy = o.input({kR, kC});
     const Tensor x = o.input({kR, kC}), factor = o.constant({1}, 0.9);
@@ -113,13 +126,16 @@ void add_quantiser(GpuRows& rows) {
 
 // Both ops of a pair in one pass.
 void add_fused(GpuRows& rows) {
-  rows.add("gpu/rms_norm_quant/forward", 0, [](Operands& o) -> Call {
-    const Tensor y = o.output({kR, kC}), rstd = o.output({kR}, DType::f32), range = o.output({kR, 2}, DType::f32);
-    const Tensor x = o.input({kR, kC}), w = o.input({kC}), factor = o.constant({1}, 0.9);
-    return [=, &ctx = o.ctx] {
-      ctx.kernels->rms_norm_quant_forward(ctx, y, {}, rstd, range, x, w, kEps, {factor, kBits, Symmetry::symmetric});
-    };
-  });
+  for (const auto& [name, form] : kForms)
+    rows.add(concat("gpu/rms_norm_quant/", name), 0, [form = form](Operands& o) -> Call {
+      const Tensor y = o.output({kR, kC}), rstd = o.output({kR}, DType::f32), range = o.output({kR, 2}, DType::f32);
+      const Tensor x = o.input({kR, kC}), w = o.input({kC}), factor = o.constant({1}, 0.9);
+      const IntegerTensors integers = integers_of(o, {kR, kC}, form);
+      return [=, &ctx = o.ctx] {
+        ctx.kernels->rms_norm_quant_forward(ctx, y, integers.views(), rstd, range, x, w, kEps,
+                                            {factor, kBits, Symmetry::symmetric});
+      };
+    });
   // With the gradient of the residual, as in training.
   rows.add("gpu/rms_norm_quant/backward", 0, [](Operands& o) -> Call {
     const Tensor dx = o.output({kR, kC}), dfactor = o.output({1}, DType::f32), dy = o.input({kR, kC});
@@ -130,13 +146,16 @@ void add_fused(GpuRows& rows) {
                                            {factor, kBits, Symmetry::symmetric}, addend);
     };
   });
-  rows.add("gpu/gated_quant/forward", 0, [](Operands& o) -> Call {
-    const Tensor y = o.output({kR, kF}), range = o.output({kR, 2}, DType::f32);
-    const Tensor gate = o.input({kR, kF}), up = o.input({kR, kF}), factor = o.constant({1}, 0.9);
-    return [=, &ctx = o.ctx] {
-      ctx.kernels->gated_quant_forward(ctx, y, {}, range, gate, up, {factor, kBits, Symmetry::symmetric});
-    };
-  });
+  for (const auto& [name, form] : kForms)
+    rows.add(concat("gpu/gated_quant/", name), 0, [form = form](Operands& o) -> Call {
+      const Tensor y = o.output({kR, kF}), range = o.output({kR, 2}, DType::f32);
+      const Tensor gate = o.input({kR, kF}), up = o.input({kR, kF}), factor = o.constant({1}, 0.9);
+      const IntegerTensors integers = integers_of(o, {kR, kF}, form);
+      return [=, &ctx = o.ctx] {
+        ctx.kernels->gated_quant_forward(ctx, y, integers.views(), range, gate, up,
+                                         {factor, kBits, Symmetry::symmetric});
+      };
+    });
   rows.add("gpu/gated_quant/backward", 0, [](Operands& o) -> Call {
     const Tensor dgate = o.output({kR, kF}), dup = o.output({kR, kF}), dfactor = o.output({1}, DType::f32);
     const Tensor dy = o.input({kR, kF}), gate = o.input({kR, kF}), up = o.input({kR, kF});

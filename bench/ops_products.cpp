@@ -44,11 +44,21 @@ void add_attention(GpuRows& rows, std::int64_t heads) {
   });
 }
 
-enum class Pass { forward, dx, dw };
-constexpr std::pair<const char*, Pass> kPasses[] = {{"forward", Pass::forward}, {"dx", Pass::dx}, {"dw", Pass::dw}};
+enum class Pass { forward, integers, dx, dw };
+constexpr std::pair<const char*, Pass> kPasses[] = {
+    {"forward", Pass::forward}, {"forward, integers", Pass::integers}, {"dx", Pass::dx}, {"dw", Pass::dw}};
+
+// y = x w^T of integers.
+Call product_of_integers(Operands& o, const Shape& weight) {
+  const Var x = quantised(o.ctx, o.input({kT, weight[1]})), w = quantised(o.ctx, o.input(weight));
+  o.moves(-(x.integers.integers.bytes() + w.integers.integers.bytes()));  // half of what the inputs counted
+  const Tensor y = o.output({kT, weight[0]});
+  return [=, &ctx = o.ctx] { ctx.kernels->matmul_integers(ctx, y, x.integers.views(), w.integers.views(), {}, {}); };
+}
 
 // y = x w^T, dx = dy w, dw = dy^T x.
 Call product(Operands& o, const Shape& weight, Pass pass) {
+  if (pass == Pass::integers) return product_of_integers(o, weight);
   const Shape of_x{kT, weight[1]}, of_y{kT, weight[0]};
   const auto tensor = [&](const Shape& shape, Pass written_by) {
     return pass == written_by ? o.output(shape) : o.input(shape);
@@ -71,14 +81,15 @@ void add_products(GpuRows& rows) {
       rows.add(concat("gpu/linear ", weights[i][1], " to ", weights[i][0], "/", name),
                2.0 * double(kT * weights[i].count()),
                [weight = weights[i], pass = pass](Operands& o) { return product(o, weight, pass); });
-  rows.add("gpu/linear layers of a block/all", 3 * flops, [weights](Operands& o) -> Call {
-    std::vector<Call> calls;
-    for (const Shape& weight : weights)
-      for (const auto& [name, pass] : kPasses) calls.push_back(product(o, weight, pass));
-    return [=] {
-      for (const Call& call : calls) call();
-    };
-  });
+  for (const auto& [name, forward] : {std::pair{"all", Pass::forward}, {"all, W4A4", Pass::integers}})
+    rows.add(concat("gpu/linear layers of a block/", name), 3 * flops, [=, forward = forward](Operands& o) -> Call {
+      std::vector<Call> calls;
+      for (const Shape& weight : weights)
+        for (const Pass pass : {forward, Pass::dx, Pass::dw}) calls.push_back(product(o, weight, pass));
+      return [=] {
+        for (const Call& call : calls) call();
+      };
+    });
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // Weight quantisers of a window of two LLaMA-65B blocks, 1.62 G weights in bf16: W4, a step a channel, low-rank offset.
+#include "autograd/ops.h"
 #include "bench/ops_gpu.h"
 #include "core/kernels.h"
 
@@ -36,16 +37,17 @@ void for_each_layer(const Fn& fn) {
     for (const Shape& shape : weights_65b()) fn(shape);
 }
 
-Call forward(Operands& o, Rounder rounder) {
+Call forward(Operands& o, Rounder rounder, ops::Form form) {
   std::vector<Layer> layers;
-  std::vector<Tensor> w_hat;
+  std::vector<Tensor> w_hat, integers;
   for_each_layer([&](const Shape& shape) {
     layers.emplace_back(o, shape);
     w_hat.push_back(o.output(shape));
+    integers.push_back(form == ops::Form::with_integers ? o.output(shape, DType::f8) : Tensor());
   });
   return [=, &ctx = o.ctx] {
     for (std::size_t i = 0; i < layers.size(); ++i)
-      ctx.kernels->quantise_weight_forward(ctx, w_hat[i], {}, layers[i].quantiser(rounder));
+      ctx.kernels->quantise_weight_forward(ctx, w_hat[i], integers[i], layers[i].quantiser(rounder));
   };
 }
 
@@ -73,10 +75,12 @@ void add_weight_rows(GpuRows& rows) {
   for (const auto& [name, rounder] :
        {std::pair{"straight_through", Rounder::straight_through}, {"sigmoid", Rounder::sigmoid}}) {
     rows.add(concat("gpu/weights of two blocks/", name, "/forward"), 0,
-             [rounder = rounder](Operands& o) { return forward(o, rounder); });
+             [rounder = rounder](Operands& o) { return forward(o, rounder, ops::Form::values); });
     rows.add(concat("gpu/weights of two blocks/", name, "/backward"), 0,
              [rounder = rounder](Operands& o) { return backward(o, rounder); });
   }
+  rows.add("gpu/weights of two blocks/straight_through/forward with integers", 0,
+           [](Operands& o) { return forward(o, Rounder::straight_through, ops::Form::with_integers); });
 }
 
 }  // namespace cbq::bench

@@ -27,13 +27,18 @@ struct Setup {
   Tensor random(Shape shape, double deviation) const { return normal.tensor(shape, compute, deviation); }
 };
 
-// y = x w^T, and in training dx = dy w and dw = dy^T x, `times` each. Outputs are not inputs: a product that took its
+// What products multiply: random numbers, or such on 4-bit grids, as integers where the device prefers that.
+enum class Numbers { real, on_grid };
+
+// y = x w^T, and in training dx = dy w and dw = dy^T x, `times` each; y is a product of integers where x and w have
+// them. Outputs are not inputs: a product that took its
 // own result would soon multiply infinities, for which a GPU needs less power and runs faster.
 struct Product {
-  Tensor x, w, dy, y, dx, dw;
+  Var x, w;
+  Tensor dy, y, dx, dw;
   std::int64_t times = 1;
 
-  Product(const Setup& setup, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t times);
+  Product(const Setup& setup, Numbers numbers, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t times);
   void forward(Context& ctx) const;
   void backward(Context& ctx) const;
 };
@@ -43,7 +48,8 @@ struct Product {
 struct BlockProducts {
   std::vector<Product> linear, attention;
 
-  BlockProducts(const Setup& setup, const ModelConfig& config);
+  // numbers: of the linear layers.
+  BlockProducts(const Setup& setup, const ModelConfig& config, Numbers numbers);
   void linear_step(Context& ctx) const;
   void attention_step(Context& ctx) const;
 };

@@ -133,7 +133,9 @@ void bench_step(benchmark::State& state, const Setup& setup, const Scheme& schem
   const auto step = [&] { window_step.run(only, annealing); };
   step();
   state.counters["peak_bytes"] = double(ctx.allocator->peak_bytes() - bytes_before);
-  const BlockProducts products(setup, config);
+  // A soft phase multiplies what lies between integers.
+  const bool has_integers = scheme.abits <= 4 && scheme.wbits <= 4 && !is_annealed(scheme.rounding);
+  const BlockProducts products(setup, config, has_integers ? Numbers::on_grid : Numbers::real);
   const Times times = compare(
       state, ctx, step,
       [&] {
@@ -161,8 +163,8 @@ void evaluation(benchmark::State& state, const Setup& setup) {
   const std::int64_t tokens = setup.shapes.tokens;
   const Sequence sequence = make_sequence(ctx, config, 1, 0, tokens, setup.compute);
   const Tensor ids = full(ctx, {tokens}, DType::i32, 7);
-  const BlockProducts products(setup, config);
-  const Product head(setup, tokens, config.vocab, config.hidden, 1);
+  const BlockProducts products(setup, config, Numbers::real);
+  const Product head(setup, Numbers::real, tokens, config.vocab, config.hidden, 1);
   compare(
       state, ctx,
       [&] {
