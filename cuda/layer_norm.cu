@@ -6,9 +6,59 @@
 namespace cbq::cuda {
 namespace {
 
+// Mean and squared distances from it, summed, of 2n numbers from those of n and n   (Chan et al. 1983, eq. 2.1)
+struct Moments {
+  float mean, squares;
+  __device__ void join(float other_mean, float other_squares, float n) {
+    const float difference = other_mean - mean;
+    mean = 0.5f * (mean + other_mean);
+    squares = (squares + other_squares) + difference * difference * (0.5f * n);  // alike from both sides
+  }
+};
+
+// The moments of a row that fills its shape: one reduction of pairs.
+template <class S, class T>
+__device__ Moments moments_of_full_row(const RowIn<S, T>& in) {
+  constexpr int kWarps = S::kThreads / 32;
+  constexpr std::int64_t cols = S::kColumns;
+  float sum = 0;
+  Moments row = {};
+  walk<S>(cols, [&](int i, auto c) {
+    const Pack<float, S::kPack> v = in.at(i, c);
+#pragma unroll
+    for (int k = 0; k < S::kPack; ++k) sum += v.v[k];
+  });
+  row.mean = sum / float(S::kElements);
+  walk<S>(cols, [&](int i, auto c) {
+    const Pack<float, S::kPack> v = in.at(i, c);
+#pragma unroll
+    for (int k = 0; k < S::kPack; ++k) row.squares += (v.v[k] - row.mean) * (v.v[k] - row.mean);
+  });
+  const auto over = [&](int threads, float n) {
+#pragma unroll
+    for (int offset = 1; offset < threads; offset *= 2, n *= 2)
+      row.join(__shfl_xor_sync(kFullWarp, row.mean, offset), __shfl_xor_sync(kFullWarp, row.squares, offset), n);
+  };
+  over(32, S::kElements);
+  if constexpr (kWarps > 1) {
+    __shared__ Moments of_warp[kWarps];
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = row;
+    __syncthreads();
+    row = of_warp[threadIdx.x % kWarps];
+    over(kWarps, 32 * S::kElements);
+  }
+  return row;
+}
+
 // Mean and 1 / sqrt(variance + eps) of a row; the variance from the centred row, which loses no digits to the mean.
 template <class S, class T>
 __device__ float2 moments(const RowIn<S, T>& in, std::int64_t cols, float eps) {
+  if constexpr (S::kHeld && S::kThreads < 1024) {  // registers of the widest shape do not suffice on every GPU
+    if (cols == S::kColumns) {
+      const Moments row = moments_of_full_row(in);
+      return {row.mean, 1 / sqrtf(row.squares / float(cols) + eps)};
+    }
+  }
   float sum = 0, squares = 0;
   walk<S>(cols, [&](int i, auto c) {
     const Pack<float, S::kPack> v = in.at(i, c);

@@ -24,12 +24,18 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
 __device__ inline void copy_async(std::uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
+// 16 bytes, and the rest of their 128 into the L2 cache.
+__device__ inline void copy_async(std::uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
 __device__ inline void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
-// Waits for all copies of this thread; a __syncthreads() must follow before others read them.
-__device__ inline void wait_copies() {
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
+// Waits for the copies of this thread up to the last kCommits commits; a __syncthreads() must follow before others read
+// them.
+template <int kCommits = 0>
+__device__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kCommits) : "memory");
 }
 
 // Four 8x8 matrices; lane l gives the address of row l % 8 of matrix l / 8.

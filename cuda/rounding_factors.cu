@@ -1,7 +1,5 @@
 // Values and codes of weights with a low-rank offset, and their regulariser; formulas in cuda/rounding_weight.cuh, the
 // layout in cuda/rounding_factors.cuh.
-#include <cmath>
-
 #include "cuda/rounding_factors.h"
 #include "cuda/rounding_factors_launch.cuh"
 #include "cuda/rounding_sums.cuh"
@@ -10,107 +8,101 @@
 namespace cbq::cuda {
 namespace {
 
-// Steps of w on their way while one is rounded, and blocks a multiprocessor: where nothing else is read three blocks
-// with two steps each fit the registers, or four with one.
-constexpr int kAheadOfCodes = 2, kBlocksOfCodes = 3;
-constexpr int kAheadOfValues = 1, kBlocksOfValues = 4;
+// 64 registers a thread: four blocks a multiprocessor. With three some values would go to memory on newer GPUs.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int kLeastBlocksOfValues = 3;  // four would spill a register there
+constexpr int kLeastBlocks = 3;
 #else
-constexpr int kLeastBlocksOfValues = kBlocksOfValues;
+constexpr int kLeastBlocks = 4;
 #endif
 
 enum class Integers { unwanted, written };
 
 // Floor: w read, w_hat written, 4 bytes a weight; 5 with integers.
 template <Rounder kRounder, Integers kIntegers>
-__global__ void __launch_bounds__(kFactorThreads,
-                                  kIntegers == Integers::written ? kBlocksOfCodes : kLeastBlocksOfValues)
+__global__ void __launch_bounds__(kFactorThreads, kLeastBlocks)
     values_kernel(Rows<bf16> w_hat, Rows<f8> integers, FactorWeights weights) {
   await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<kRounder> tile(weights, shared, Scaled::no);
+  tile.copy_weights();
+  tile.fill_tables();
   __syncthreads();
   char* const lane = keep(reinterpret_cast<char*>(row_of(w_hat, tile.first_row + tile.g) + tile.c));
   const int stride = int(w_hat.stride * 2);
-  tile.template each_step<kIntegers == Integers::written ? kAheadOfCodes : kAheadOfValues>(
-      NoRows(), [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
+  tile.each_held_step([&](int row, const FragmentC(&d)[4], const StepPacks& w) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int first = row + 8 * half;
-          const Step step = tile.step_of(first);
-          Rounded x[8];
-          tile.round_row(x, step, w[half], d, half);
-          float integer[8], y[8];
+    for (int half = 0; half < 2; ++half) {
+      const int first = row + 8 * half;
+      const Step step = tile.step_of(first);
+      Rounded x[8];
+      tile.round_row(x, step, w[half], d, half);
+      float integer[8], y[8];
 #pragma unroll
-          for (int n = 0; n < 8; ++n) integer[n] = integer_of(x[n], step), y[n] = step.s * integer[n];
-          if (!tile.active || first + tile.g >= tile.rows) continue;
-          stream_words(
-              lane + static_cast<long long>(first) * stride,
-              make_uint4(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]), pack_bf16(y[4], y[5]), pack_bf16(y[6], y[7])));
-          if constexpr (kIntegers == Integers::written)
-            store_f8(row_of(integers, tile.first_row + first + tile.g) + tile.c, integer);
-        }
-      });
+      for (int n = 0; n < 8; ++n) integer[n] = integer_of(x[n], step), y[n] = step.s * integer[n];
+      if (!tile.active || first + tile.g >= tile.rows) continue;
+      stream_words(
+          lane + static_cast<long long>(first) * stride,
+          make_uint4(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]), pack_bf16(y[4], y[5]), pack_bf16(y[6], y[7])));
+      if constexpr (kIntegers == Integers::written)
+        store_f8(row_of(integers, tile.first_row + first + tile.g) + tile.c, integer);
+    }
+  });
 }
 
 // Floor: w read, codes written, 3 bytes a weight.
 template <Rounder kRounder>
-__global__ void __launch_bounds__(kFactorThreads, kBlocksOfCodes)
+__global__ void __launch_bounds__(kFactorThreads, kLeastBlocks)
     codes_kernel(Rows<std::uint8_t> codes, FactorWeights weights) {
   await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<kRounder> tile(weights, shared, Scaled::no);
+  tile.copy_weights();
+  tile.fill_tables();
   __syncthreads();
-  tile.template each_step<kAheadOfCodes>(NoRows(),
-                                         [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
+  tile.each_held_step([&](int row, const FragmentC(&d)[4], const StepPacks& w) {
 #pragma unroll
-                                           for (int half = 0; half < 2; ++half) {
-                                             const int r = row + tile.g + 8 * half;
-                                             const Step step = tile.step_of(row + 8 * half);
-                                             Rounded x[8];
-                                             tile.round_row(x, step, w[half], d, half);
-                                             if (tile.active && r < tile.rows)
-                                               store_codes(row_of(codes, tile.first_row + r) + tile.c, x, step);
-                                           }
-                                         });
+    for (int half = 0; half < 2; ++half) {
+      const int r = row + tile.g + 8 * half;
+      const Step step = tile.step_of(row + 8 * half);
+      Rounded x[8];
+      tile.round_row(x, step, w[half], d, half);
+      if (tile.active && r < tile.rows) store_codes(row_of(codes, tile.first_row + r) + tile.c, x, step);
+    }
+  });
 }
 
-// Floor: w read. The sum of a thread is over at most 256 weights, in float; across threads in double.
+// Floor: w read. The sum of a thread is over 64 weights, in float; across threads in double.
 __global__ void __launch_bounds__(kFactorThreads)
     regulariser_kernel(double* of_block, FactorWeights weights, float beta) {
   await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<Rounder::sigmoid> tile(weights, shared, Scaled::no);
+  tile.copy_weights();
+  tile.fill_tables();
   __syncthreads();
   float sum = 0;
-  tile.template each_step<kAheadOfCodes>(NoRows(),
-                                         [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks&) {
+  tile.each_held_step([&](int row, const FragmentC(&d)[4], const StepPacks& w) {
 #pragma unroll
-                                           for (int half = 0; half < 2; ++half) {
-                                             Rounded x[8];
-                                             tile.round_row(x, tile.step_of(row + 8 * half), w[half], d, half);
-                                             if (!tile.active || row + tile.g + 8 * half >= tile.rows) continue;
+    for (int half = 0; half < 2; ++half) {
+      Rounded x[8];
+      tile.round_row(x, tile.step_of(row + 8 * half), w[half], d, half);
+      if (!tile.active || row + tile.g + 8 * half >= tile.rows) continue;
 #pragma unroll
-                                             for (int n = 0; n < 8; ++n)
-                                               sum += 1 - power_of_distance(clip_nan(x[n].raw, 0, 1), beta);
-                                           }
-                                         });
+      for (int n = 0; n < 8; ++n) sum += 1 - power_of_distance(clip_nan(x[n].raw, 0, 1), beta);
+    }
+  });
   const double total = block_reduce<kFactorThreads>(double(sum), Sum());
   if (threadIdx.x == 0) of_block[blockIdx.x] = total;
 }
 
-// The same weights in tiles of a height for which all waves of blocks are full, the last one too, or nearly.
-FactorWeights with_full_waves(FactorWeights x, int blocks_at_once) {
-  double best = 0;
-  for (int rows = x.tile_rows; rows >= 96; rows -= 32) {
-    FactorWeights trial = x;
-    trial.tile_rows = rows;
-    const double waves = double(row_tiles(trial) * x.col_tiles) / blocks_at_once;
-    const double full = waves / std::ceil(waves) * double(x.w.rows) / double(row_tiles(trial) * rows);
-    if (full > best + 0.005) best = full, x.tile_rows = rows;  // a higher tile costs less where both are as full
-  }
+// Tiles of kHeldRows, and the shared memory of a block.
+FactorWeights held_weights(const WeightQuantiser& quantiser) {
+  FactorWeights x = make_weights(quantiser);
+  x.tile_rows = kHeldRows;
   return x;
+}
+std::size_t held_bytes(const FactorWeights& x) {
+  return table_bytes(x, Scaled::no) + kHeldSteps * kStepBytes;
 }
 
 }  // namespace
@@ -123,15 +115,13 @@ bool takes_factors(const WeightQuantiser& q) {
 
 void factor_values(Context& ctx, View w_hat, View integers, const WeightQuantiser& quantiser) {
   Tensor scratch;
-  const FactorWeights x =
-      with_full_waves(make_weights(packed_weights(ctx, scratch, quantiser)),
-                      cuda_context(ctx).multiprocessors * (integers ? kBlocksOfCodes : kBlocksOfValues));
+  const FactorWeights x = held_weights(packed_weights(ctx, scratch, quantiser));
   packed_output<bf16>(ctx, w_hat, [&](const View& to) {
     packed_output<f8>(ctx, integers, [&](const View& to_integers) {
       dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
         const auto run = [&](auto* kernel) {
-          launch_tiles("quantise_weight_forward", ctx, x, table_bytes(x, Scaled::no), kernel, rows<bf16>(to),
-                       rows<f8>(to_integers), x);
+          launch_tiles("quantise_weight_forward", ctx, x, held_bytes(x), kernel, rows<bf16>(to), rows<f8>(to_integers),
+                       x);
         };
         integers ? run(values_kernel<kRounder, Integers::written>) : run(values_kernel<kRounder, Integers::unwanted>);
       });
@@ -141,20 +131,19 @@ void factor_values(Context& ctx, View w_hat, View integers, const WeightQuantise
 
 void factor_codes(Context& ctx, View codes, const WeightQuantiser& quantiser) {
   Tensor scratch;
-  const FactorWeights x = make_weights(packed_weights(ctx, scratch, quantiser));
+  const FactorWeights x = held_weights(packed_weights(ctx, scratch, quantiser));
   packed_output<std::uint8_t>(ctx, codes, [&](const View& to) {
     dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
-      launch_tiles("weight_codes", ctx, x, table_bytes(x, Scaled::no), codes_kernel<kRounder>, rows<std::uint8_t>(to),
-                   x);
+      launch_tiles("weight_codes", ctx, x, held_bytes(x), codes_kernel<kRounder>, rows<std::uint8_t>(to), x);
     });
   });
 }
 
 void factor_regulariser(Context& ctx, View loss, const WeightQuantiser& quantiser, double beta) {
   Tensor scratch;
-  const FactorWeights x = make_weights(packed_weights(ctx, scratch, quantiser));
+  const FactorWeights x = held_weights(packed_weights(ctx, scratch, quantiser));
   const Storage of_block(ctx.allocator, row_tiles(x) * x.col_tiles * std::int64_t(sizeof(double)));
-  launch_tiles("rounding_regulariser_forward", ctx, x, table_bytes(x, Scaled::no), regulariser_kernel,
+  launch_tiles("rounding_regulariser_forward", ctx, x, held_bytes(x), regulariser_kernel,
                static_cast<double*>(of_block.data()), x, float(beta));
   finish_mean("rounding_regulariser_forward", ctx, loss, of_block, quantiser.w.count());
 }

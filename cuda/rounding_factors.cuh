@@ -22,6 +22,8 @@ namespace cbq::cuda {
 constexpr int kFactorWarps = 8, kFactorThreads = 32 * kFactorWarps;
 constexpr int kWarpColumns = 32, kFactorColumns = kWarpColumns * kFactorWarps;  // of a tile
 constexpr int kStepRows = 16;                                                   // of a step
+constexpr int kStepBytes = kStepRows * kFactorColumns * 2;                      // of a tile's weights in a step
+constexpr int kHeldSteps = 4, kHeldRows = kHeldSteps * kStepRows;               // of a tile in shared memory
 constexpr int kFactorRank = 8;                                                  // at most
 
 struct FactorWeights {
@@ -38,7 +40,7 @@ struct FactorTables {
   uint4* left;    // a1 times kOffsetUnit: ranks 2t, 2t+1 of rows g and g + 8, high parts, then low parts
   uint4* scaled;  // [group of the tile][step][g][t], a1 times unit: rank g, rows 2t, 2t+1 and 8 above, each high, low
   StoredStep* steps;  // [group of the tile][row]
-  float* sums;        // what a kernel keeps besides
+  float* sums;        // what a kernel keeps besides, 16-byte aligned
 };
 
 enum class Scaled { no, yes };
@@ -59,7 +61,6 @@ struct NoRows {};
 template <Rounder kRounder>
 class FactorTile {
  public:
-  // Fills steps and left; all threads of the block call it, and __syncthreads() before the first step.
   __device__ FactorTile(const FactorWeights& weights, uint4* shared, Scaled scaled)
       : q(weights),
         row_tile(int(blockIdx.x / weights.col_tiles)),
@@ -78,18 +79,57 @@ class FactorTile {
     tables.steps =
         reinterpret_cast<StoredStep*>(tables.scaled + (scaled == Scaled::yes ? q.tile_groups * 2 * q.tile_rows : 0));
     tables.sums = reinterpret_cast<float*>(tables.steps + q.tile_groups * q.tile_rows);
-    // The first step's weights are on their way to the L2 cache while the tables are filled.
-    if (active)
-      for (int half = 0; half < 2; ++half)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(row_of(q.w, first_row + min(g + 8 * half, rows - 1)) + c));
     const int group = group_of(warp);
     right_ = keep(shared_address(tables.right + threadIdx.x));
     left_ = keep(shared_address(tables.left + 4 * g + t));
     scaled_ = keep(shared_address(tables.scaled + group * 2 * q.tile_rows + 4 * g + t));
     steps_ = keep(shared_address(tables.steps + group * q.tile_rows + g));
+    held_ = shared_address(tables.sums) + std::uint32_t(sizeof(uint4)) * threadIdx.x;
+  }
+
+  // Steps, left and right; all threads of the block call it, and __syncthreads() before the first step.
+  __device__ void fill_tables() const {
     fill_steps();
     fill_left();
-    load_right(first_column);
+    load_right();
+  }
+  // The first step's weights on their way to the L2 cache while the tables are filled.
+  __device__ void prefetch() const {
+    if (!active) return;
+    for (int half = 0; half < 2; ++half)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(row_of(q.w, row_at(0, half)) + c));
+  }
+
+  // A tile of kHeldRows: all of its weights on their way to shared memory, behind the tables, while these are filled.
+  __device__ void copy_weights() const {
+#pragma unroll
+    for (int step = 0; step < kHeldSteps; ++step) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        copy_async(held_at(step, half), row_of(q.w, row_at(step * kStepRows, half)) + (active ? c : 0));
+      commit_copies();
+    }
+  }
+  // As each_step() below without `other`, after copy_weights(). A lane reads what it copied itself.
+  template <class Visit>
+  __device__ __forceinline__ void each_held_step(const Visit& visit) const {
+    const auto take = [&]<int kStep>(std::integral_constant<int, kStep>) {
+      if (kStep * kStepRows >= rows) return;
+      wait_copies<kHeldSteps - 1 - kStep>();
+      StepPacks w;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint4 words = load_words(held_at(kStep, half));
+        w[half] = {{words.x, words.y, words.z, words.w}};
+      }
+      FragmentC d[4];
+      offsets(d, kStep * kStepRows);
+      visit(kStep * kStepRows, d, w);
+    };
+    [&]<int... kSteps>(std::integer_sequence<int, kSteps...>) {
+      (take(std::integral_constant<int, kSteps>()), ...);
+    }
+    (std::make_integer_sequence<int, kHeldSteps>());
   }
 
   // visit(first row of the step within the tile, offsets, packs of w, packs of `other`), by all threads of a warp; the
@@ -156,7 +196,7 @@ class FactorTile {
 
  private:
   // Steps of rows and groups beyond the matrix are such that zeros stay zeros.
-  __device__ void fill_steps() {
+  __device__ void fill_steps() const {
     const std::int64_t first_group =
         q.tile_groups == 1 && q.scale.cols == 1 ? 0 : std::int64_t(col_tile) * kFactorColumns / q.group;
     for (int row = int(threadIdx.x); row < q.tile_rows; row += kFactorThreads)
@@ -171,7 +211,7 @@ class FactorTile {
   }
 
   // A thread a row and half of the ranks.
-  __device__ void fill_left() {
+  __device__ void fill_left() const {
     for (int i = int(threadIdx.x); i < 2 * q.tile_rows; i += kFactorThreads) {
       const int row = i / 2, k = i % 2 * 4, upper = row % kStepRows / 8;
       float x[4];
@@ -188,8 +228,8 @@ class FactorTile {
   }
 
   // Column 2t of block j of the offsets is column 8t + 2j of the warp.
-  __device__ void load_right(std::int64_t first_column) {
-    const std::int64_t column = first_column + g / 2 * 8 + g % 2;
+  __device__ void load_right() const {
+    const std::int64_t column = std::int64_t(col_tile) * kFactorColumns + warp * kWarpColumns + g / 2 * 8 + g % 2;
     const float* from = q.a2.data + 2 * t * q.a2.stride + column;
     const bool first = 2 * t < q.a2.rows, second = 2 * t + 1 < q.a2.rows;
 #pragma unroll
@@ -200,6 +240,14 @@ class FactorTile {
       reinterpret_cast<unsigned*>(tables.right + threadIdx.x)[j] = halves.high;
       reinterpret_cast<unsigned*>(tables.right + kFactorThreads + threadIdx.x)[j] = halves.low;
     }
+  }
+
+  // Row g or g + 8 of the step from `row` on, or the last.
+  __device__ std::int64_t row_at(int row, int half) const {
+    return first_row + min(row + g + 8 * half, rows - 1);
+  }
+  __device__ std::uint32_t held_at(int step, int half) const {
+    return held_ + std::uint32_t(step * kStepBytes + half * (kStepBytes / 2));
   }
 
   __device__ const char* at(const Rows<const bf16>& x) const {
@@ -229,8 +277,8 @@ class FactorTile {
     }
   }
 
-  // Addresses: of the lane's words and quads, of row g of the warp's group.
-  std::uint32_t right_, left_, scaled_, steps_;
+  // Addresses: of the lane's words and quads, of row g of the warp's group, of what the lane copies.
+  std::uint32_t right_, left_, scaled_, steps_, held_;
 };
 
 }  // namespace cbq::cuda

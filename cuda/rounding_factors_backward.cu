@@ -64,6 +64,8 @@ __global__ void __launch_bounds__(kFactorThreads, 2)
   await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<kRounder> tile(weights, shared, Scaled::yes);
+  tile.prefetch();
+  tile.fill_tables();
   const int g = tile.g, t = tile.t, rank = int(weights.a1.cols), kinds = rank + 2;
   const int stride = sums_stride(weights.tile_rows);
   float* const sums = tile.tables.sums + tile.warp * kinds * stride;

@@ -60,7 +60,9 @@ TEST(CudaIntegers, ProductsAreExact) {
           EXPECT_EQ(actual, again) << what;
           for (std::size_t i = 0; i < expected[0].size(); ++i) {
             const double exact = expected[0][i], sum = expected[1][i];
-            if (!has_bias && how == Draw::random) ASSERT_EQ(actual[0][i], in_type(dtype, exact)) << what << ", " << i;
+            if (!has_bias && how == Draw::random) {
+              ASSERT_EQ(actual[0][i], in_type(dtype, exact)) << what << ", " << i;
+            }
             // With something to add cuBLASLt may round twice.
             const double slack = dtype == DType::bf16 ? 0x1p-7 : 0x1p-18;
             ASSERT_NEAR(actual[0][i], exact, slack * (64 + std::abs(exact))) << what << ", " << i;
