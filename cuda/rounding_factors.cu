@@ -24,8 +24,9 @@ __global__ void __launch_bounds__(kFactorThreads, kLeastBlocks)
   await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<kRounder> tile(weights, shared, Scaled::no);
-  tile.copy_weights();
+  tile.prefetch();
   tile.fill_tables();
+  tile.copy_weights();
   __syncthreads();
   char* const lane = keep(reinterpret_cast<char*>(row_of(w_hat, tile.first_row + tile.g) + tile.c));
   const int stride = int(w_hat.stride * 2);
@@ -56,8 +57,9 @@ __global__ void __launch_bounds__(kFactorThreads, kLeastBlocks)
   await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<kRounder> tile(weights, shared, Scaled::no);
-  tile.copy_weights();
+  tile.prefetch();
   tile.fill_tables();
+  tile.copy_weights();
   __syncthreads();
   tile.each_held_step([&](int row, const FragmentC(&d)[4], const StepPacks& w) {
 #pragma unroll
@@ -77,8 +79,9 @@ __global__ void __launch_bounds__(kFactorThreads)
   await_previous();
   extern __shared__ uint4 shared[];
   const FactorTile<Rounder::sigmoid> tile(weights, shared, Scaled::no);
-  tile.copy_weights();
+  tile.prefetch();
   tile.fill_tables();
+  tile.copy_weights();
   __syncthreads();
   float sum = 0;
   tile.each_held_step([&](int row, const FragmentC(&d)[4], const StepPacks& w) {

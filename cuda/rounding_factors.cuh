@@ -100,7 +100,8 @@ class FactorTile {
       asm volatile("prefetch.global.L2 [%0];" ::"l"(row_of(q.w, row_at(0, half)) + c));
   }
 
-  // A tile of kHeldRows: all of its weights on their way to shared memory, behind the tables, while these are filled.
+  // A tile of kHeldRows: all of its weights on their way to shared memory, behind the tables. After fill_tables(),
+  // which would otherwise wait for them.
   __device__ void copy_weights() const {
 #pragma unroll
     for (int step = 0; step < kHeldSteps; ++step) {
@@ -110,26 +111,23 @@ class FactorTile {
       commit_copies();
     }
   }
-  // As each_step() below without `other`, after copy_weights(). A lane reads what it copied itself.
+  // As each_step() below without `other`, after copy_weights(). A lane reads what it copied itself. A loop, because
+  // four copies of its body take the instruction cache.
   template <class Visit>
   __device__ __forceinline__ void each_held_step(const Visit& visit) const {
-    const auto take = [&]<int kStep>(std::integral_constant<int, kStep>) {
-      if (kStep * kStepRows >= rows) return;
-      wait_copies<kHeldSteps - 1 - kStep>();
+#pragma unroll 1
+    for (int step = 0; step * kStepRows < rows; ++step) {
+      wait_for(step);
       StepPacks w;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const uint4 words = load_words(held_at(kStep, half));
+        const uint4 words = load_words(held_at(step, half));
         w[half] = {{words.x, words.y, words.z, words.w}};
       }
       FragmentC d[4];
-      offsets(d, kStep * kStepRows);
-      visit(kStep * kStepRows, d, w);
-    };
-    [&]<int... kSteps>(std::integer_sequence<int, kSteps...>) {
-      (take(std::integral_constant<int, kSteps>()), ...);
+      offsets(d, step * kStepRows);
+      visit(step * kStepRows, d, w);
     }
-    (std::make_integer_sequence<int, kHeldSteps>());
   }
 
   // visit(first row of the step within the tile, offsets, packs of w, packs of `other`), by all threads of a warp; the
@@ -242,6 +240,14 @@ class FactorTile {
     }
   }
 
+  // Until the lane's copies of this step are there.
+  __device__ static void wait_for(int step) {
+    static_assert(kHeldSteps == 4);
+    if (step == 0) wait_copies<3>();
+    if (step == 1) wait_copies<2>();
+    if (step == 2) wait_copies<1>();
+    if (step == 3) wait_copies<0>();
+  }
   // Row g or g + 8 of the step from `row` on, or the last.
   __device__ std::int64_t row_at(int row, int half) const {
     return first_row + min(row + g + 8 * half, rows - 1);
