@@ -132,14 +132,6 @@ void MappedFile::require_inside(const char* what, std::int64_t offset, std::int6
           ": [", offset, ", +", count, ") is not inside the ", bytes_.size(), " bytes of the file");
 }
 
-void MappedFile::touch(std::int64_t offset, std::int64_t count, const std::stop_token& stop) const {
-  require_inside("touch", offset, count);
-  const std::int64_t page = sysconf(_SC_PAGESIZE);
-  const volatile std::byte* bytes = bytes_.data();  // volatile: the reads stay though nobody wants their values
-  for (std::int64_t i = offset; i < offset + count && !stop.stop_requested(); i = (i / page + 1) * page)
-    static_cast<void>(bytes[i]);
-}
-
 void MappedFile::release(std::int64_t offset, std::int64_t count) const {
   require_inside("release", offset, count);
   const std::int64_t page = sysconf(_SC_PAGESIZE);

@@ -49,8 +49,6 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const std::byte> bytes() const { return bytes_; }
-  // Touches the pages of [offset, offset + count), which brings them in from disk, until `stop` is requested.
-  void touch(std::int64_t offset, std::int64_t count, const std::stop_token& stop) const;
   // Drops the pages that lie wholly inside [offset, offset + count) from this process; they come back when touched.
   void release(std::int64_t offset, std::int64_t count) const;
 

@@ -195,11 +195,6 @@ std::span<const std::byte> SafetensorsFile::bytes(const std::string& name) const
   return file_.bytes().subspan(std::size_t(tensor.begin), std::size_t(tensor.bytes));
 }
 
-void SafetensorsFile::touch(const std::string& name, const std::stop_token& stop) const {
-  const TensorInfo& tensor = info(name);
-  file_.touch(tensor.begin, tensor.bytes, stop);
-}
-
 void SafetensorsFile::release(const std::string& name) const {
   const TensorInfo& tensor = info(name);
   file_.release(tensor.begin, tensor.bytes);

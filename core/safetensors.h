@@ -50,8 +50,6 @@ class SafetensorsFile {
   const TensorInfo& info(const std::string& name) const;
   // Little-endian elements in row-major order. The format does not promise that they are aligned to their size.
   std::span<const std::byte> bytes(const std::string& name) const;
-  // Touches the tensor's pages, which brings them in from disk, until `stop` is requested.
-  void touch(const std::string& name, const std::stop_token& stop) const;
   // Drops the tensor's whole pages from memory, so that what is resident follows what is in use; bytes() stays valid.
   void release(const std::string& name) const;
 

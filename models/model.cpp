@@ -84,10 +84,10 @@ BlockWeights Model::block_weights(std::int64_t i) const {
   return weights;
 }
 
-std::jthread Model::read_ahead(std::int64_t begin, std::int64_t end) const {
+void Model::read_ahead(std::int64_t begin, std::int64_t end) const {
   std::vector<std::string> prefixes;
   for (std::int64_t i = begin; i < end; ++i) prefixes.push_back(block_name(config_, i));
-  return checkpoint_.read_ahead(std::move(prefixes));
+  checkpoint_.read_ahead(ctx_, prefixes);
 }
 
 std::unique_ptr<DenseBlock> Model::block(std::int64_t i) const {

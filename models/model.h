@@ -5,7 +5,6 @@
 #include <functional>
 #include <memory>
 #include <span>
-#include <thread>
 
 #include "models/block.h"
 #include "models/weights.h"
@@ -47,8 +46,8 @@ class Model {
   // given back, so that resident memory follows the blocks in use.
   std::unique_ptr<DenseBlock> block(std::int64_t i) const;
   BlockWeights block_weights(std::int64_t i) const;
-  // Starts to bring blocks begin .. end-1 in from disk in a thread of its own, so that block() need not wait for them.
-  std::jthread read_ahead(std::int64_t begin, std::int64_t end) const;
+  // Starts to bring blocks begin .. end-1 in from disk, so that block() need not wait for them (Checkpoint::read_ahead).
+  void read_ahead(std::int64_t begin, std::int64_t end) const;
 
  private:
   Context& ctx_;

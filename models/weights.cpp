@@ -194,12 +194,19 @@ void Checkpoint::release(const std::string& name) const {
   shards_[at.shard]->release(at.stored_name);
 }
 
-std::jthread Checkpoint::read_ahead(std::vector<std::string> prefixes) const {
-  return std::jthread([this, prefixes = std::move(prefixes)](const std::stop_token& stop) {
-    for (const std::string& prefix : prefixes)
-      for (auto at = where_.lower_bound(prefix); at != where_.end() && at->first.starts_with(prefix); ++at)
-        shards_[at->second.shard]->touch(at->second.stored_name, stop);
-  });
+void Checkpoint::read_ahead(Context& ctx, const std::vector<std::string>& prefixes) const {
+  std::vector<StagedTensors::Source> sources;
+  for (const std::string& prefix : prefixes)
+    for (auto at = where_.lower_bound(prefix); at != where_.end() && at->first.starts_with(prefix); ++at)
+      sources.push_back({at->first, bytes(at->first), [this, name = at->first] { release(name); }});
+  staged_->start(ctx, std::move(sources));
+}
+
+std::int64_t Checkpoint::bytes_below(const std::string& prefix) const {
+  std::int64_t sum = 0;
+  for (auto at = where_.lower_bound(prefix); at != where_.end() && at->first.starts_with(prefix); ++at)
+    sum += info(at->first).bytes;
+  return sum;
 }
 
 std::string Checkpoint::tensor_text(const std::string& name) const {
@@ -222,7 +229,8 @@ Tensor Checkpoint::load_stored(Context& ctx, const std::string& name, const Shap
   require_input(found.shape == expected, tensor_text(name), ": expected the shape ", expected, ", found ", found.shape);
   if (gguf_) return gguf_->load(ctx, name);
   require_input(is_float(found.dtype), tensor_text(name), ": expected floats, found ", found.dtype);
-  Tensor stored = from_host_bytes(ctx, found.shape, found.dtype, bytes(name));
+  const std::span<const std::byte> staged = staged_->bytes(name);
+  Tensor stored = from_host_bytes(ctx, found.shape, found.dtype, staged.empty() ? bytes(name) : staged);
   release(name);
   return stored;
 }

@@ -8,13 +8,13 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "core/safetensors.h"
 #include "core/tensor.h"
 #include "models/gguf.h"
 #include "models/packed.h"
+#include "models/staged_tensors.h"
 
 namespace cbq {
 
@@ -51,8 +51,11 @@ class Checkpoint {
   // The tensor as it is stored, and giving its pages back (see SafetensorsFile).
   std::span<const std::byte> bytes(const std::string& name) const;
   void release(const std::string& name) const;
-  // Starts to bring in from disk what has a name with one of these prefixes. The thread ends early when it is asked to.
-  std::jthread read_ahead(std::vector<std::string> prefixes) const;
+  // Starts to bring in from disk what has a name with one of these prefixes, for load() (models/staged_tensors.h); what
+  // was read ahead before is let go. For one thread at a time, as are the load functions.
+  void read_ahead(Context& ctx, const std::vector<std::string>& prefixes) const;
+  // Bytes of what has a name with this prefix.
+  std::int64_t bytes_below(const std::string& prefix) const;
 
   // The tensor converted to `dtype`. `expected` is its shape. Errors (bad_input): missing; wrong shape; not a float
   // type; NaN or infinity in it (names the tensor and how many).
@@ -94,6 +97,7 @@ class Checkpoint {
   std::vector<std::unique_ptr<SafetensorsFile>> shards_;
   std::map<std::string, Place> where_;  // by the name that this program uses
   std::optional<QuantizationConfig> quantization_;
+  std::unique_ptr<StagedTensors> staged_ = std::make_unique<StagedTensors>();  // last: its thread reads the shards
 };
 
 }  // namespace cbq

@@ -65,6 +65,20 @@ class Items {
   std::vector<MemoryItem> items_;
 };
 
+// Of the blocks that enter with a window while the one before is learned.
+std::int64_t bytes_read_ahead(const RunConfig& run, const Model& model) {
+  if (run.device == Device::cpu) return 0;
+  std::int64_t most = 0;
+  const std::vector<Window> windows = plan_windows(run, model.config().layers);
+  for (std::size_t w = 1; w < windows.size(); ++w) {
+    std::int64_t sum = 0;
+    for (std::int64_t layer = windows[w - 1].end; layer < windows[w].end; ++layer)
+      sum += model.checkpoint().bytes_below(block_name(model.config(), layer));
+    most = std::max(most, sum);
+  }
+  return most;
+}
+
 // Contents undefined.
 Stream new_stream(Context& ctx, const RunConfig& run, const Model& model, std::int64_t samples, Offload offload) {
   return {ctx, samples, {run.seqlen, model.config().hidden}, model.compute(), {offload, {}}};
@@ -122,7 +136,7 @@ MemoryPlan plan_with(const RunConfig& run, const std::vector<BlockSpec>& specs, 
   items.add_rest("one step: quantised weights, activations, gradients, moments");
   const std::int64_t elsewhere_bytes = ctx.host_allocator->peak_bytes();
   return {offload, items.take(), offload == Offload::host ? elsewhere_bytes : 0,
-          offload == Offload::disk ? elsewhere_bytes : 0};
+          offload == Offload::disk ? elsewhere_bytes : 0, bytes_read_ahead(run, model)};
 }
 
 // Where streams go when there is no room for them at `now`. The memory of the CPU is the host's: there only a disk

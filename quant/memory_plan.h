@@ -20,6 +20,7 @@ struct MemoryPlan {
   std::vector<MemoryItem> device;  // in use at the peak of the heaviest window
   std::int64_t host_bytes;         // of streams in host memory
   std::int64_t disk_bytes;         // of streams in files
+  std::int64_t staged_bytes;       // of page-locked host memory: the blocks that are read ahead; 0 on the CPU
   std::int64_t device_bytes() const;
 };
 

@@ -71,7 +71,7 @@ void Reconstruction::run(const std::filesystem::path& metrics, std::stop_token s
     const auto start = Clock::now();
     ctx_.allocator->reset_peak();
     for (; front_ < windows_[w].end; ++front_) enter(front_);
-    if (w + 1 < windows_.size()) read_ahead_ = model_.read_ahead(front_, windows_[w + 1].end);
+    if (w + 1 < windows_.size()) model_.read_ahead(front_, windows_[w + 1].end);
     nlohmann::json line = window_metrics(w, windows_[w], solve_with_retry(w, stop));
     line["entered"] = std::exchange(entered_, nlohmann::json::array());
     line["finished"] = nlohmann::json::array();

@@ -67,7 +67,6 @@ class Reconstruction {
   Stream quantised_, full_;  // x_q before the window, y_f behind it
   std::int64_t front_ = 0;   // blocks that full_ has passed
   std::map<std::int64_t, Active> active_;
-  std::jthread read_ahead_;                           // of the blocks of the next window, while one is learned
   nlohmann::json entered_ = nlohmann::json::array();  // of the window in work
 };
 

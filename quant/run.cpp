@@ -120,6 +120,8 @@ void print_plan(const RunPlan& plan, const RunConfig& config, const ModelConfig&
   if (memory.host_bytes + memory.disk_bytes > 0)
     std::fprintf(log, "offload  activation streams: %s on the host, %s on disk\n",
                  format_bytes(memory.host_bytes).c_str(), format_bytes(memory.disk_bytes).c_str());
+  if (memory.staged_bytes > 0)
+    std::fprintf(log, "host     %s page-locked, for weights read ahead\n", format_bytes(memory.staged_bytes).c_str());
   if (plan.time.expected > 0)
     std::fprintf(log, "time     about %s for all windows\n", format_duration(plan.time.expected).c_str());
 }
@@ -131,6 +133,7 @@ Json plan_json(const RunPlan& plan) {
           {"device_bytes", plan.memory.device_bytes()},
           {"host_bytes", plan.memory.host_bytes},
           {"disk_bytes", plan.memory.disk_bytes},
+          {"staged_bytes", plan.memory.staged_bytes},
           {"expected_s", plan.time.expected},
           {"floor_s", plan.time.floor}};
 }

@@ -18,7 +18,7 @@ struct RunPlan {
 // ctx is the device to run on; without one the plan is for a device with memory enough, and knows no time.
 RunPlan plan_run(Context* ctx, const RunConfig& config);
 void print_plan(const RunPlan& plan, const RunConfig& config, const ModelConfig& model, std::FILE* out);
-// device [{what, bytes}], device_bytes, host_bytes, disk_bytes, expected_s, floor_s.
+// device [{what, bytes}], device_bytes, host_bytes, disk_bytes, staged_bytes, expected_s, floor_s.
 nlohmann::ordered_json plan_json(const RunPlan& plan);
 
 // Does the job and returns what is written to OUTPUT/report.json:

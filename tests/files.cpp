@@ -96,23 +96,6 @@ TEST(MappedFile, ReleaseGivesMemoryBack) {
   EXPECT_LT(resident_file_bytes() - before, kBytes / 8);
 }
 
-TEST(MappedFile, TouchBringsPagesIn) {
-  const TempFolder folder;
-  constexpr std::int64_t kBytes = 32 << 20;
-  write_file(folder / "a", std::string(kBytes, 'x'));
-  const MappedFile file(folder / "a");
-  const std::int64_t before = resident_file_bytes();
-  std::stop_source stopped;
-  stopped.request_stop();
-  file.touch(0, kBytes, stopped.get_token());
-  EXPECT_LT(resident_file_bytes() - before, kBytes / 8);
-  file.touch(4097, kBytes / 2, {});
-  EXPECT_GT(resident_file_bytes() - before, kBytes / 4);
-  file.touch(kBytes, 0, {});
-  EXPECT_NE(error_text([&] { file.touch(kBytes - 1, 2, {}); }, ErrorKind::failure).find("not inside"),
-            std::string::npos);
-}
-
 TEST(AtomicFile, AppearsOnlyWhenCommitted) {
   const TempFolder folder;
   write_file(folder / "a", "old");

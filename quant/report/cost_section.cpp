@@ -75,6 +75,7 @@ std::string plan_table(const Json& report) {
   };
   add("memory_plan.host_bytes", "Streams in host memory");
   add("memory_plan.disk_bytes", "Streams on disk");
+  add("memory_plan.staged_bytes", "Weights read ahead, in host memory");
   add("peak_memory_bytes.process", "Resident in the process at most");
   return element("h3", "Memory of the reconstruction") + table_html({"", "#Bytes"}, rows);
 }
