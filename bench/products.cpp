@@ -35,7 +35,7 @@ Product::Product(const Setup& setup, Numbers numbers, std::int64_t m, std::int64
       dx(setup.ctx, {m, k}, setup.compute),
       dw(setup.ctx, {n, k}, setup.compute),
       times(times_) {
-  if (!setup.ctx.prefers_integers(x.shape(), w.shape())) x.integers = w.integers = {};
+  if (!setup.ctx.prefers_integers(setup.compute, x.shape(), w.shape())) x.integers = w.integers = {};
 }
 
 void Product::forward(Context& ctx) const {

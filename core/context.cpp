@@ -15,7 +15,7 @@ std::unique_ptr<Replay> Context::record(const std::function<void()>&) {
   return nullptr;
 }
 
-bool Context::prefers_integers(const Shape&, const Shape&) const {
+bool Context::prefers_integers(DType, const Shape&, const Shape&) const {
   return false;
 }
 

@@ -62,8 +62,8 @@ class Context {
   // where the device cannot: then `work` was not called, or has to be done again and what it left holds nothing.
   virtual std::unique_ptr<Replay> record(const std::function<void()>& work);
 
-  // Whether matmul_integers is faster than matmul for a (M,K) and b (N,K).
-  virtual bool prefers_integers(const Shape& a, const Shape& b) const;
+  // Whether matmul_integers is faster than matmul for a (M,K) and b (N,K) with values of `dtype`.
+  virtual bool prefers_integers(DType dtype, const Shape& a, const Shape& b) const;
 
   const Device device;
   const std::string name;  // such as "CPU, 2 threads" or "NVIDIA H200"

@@ -43,7 +43,9 @@ class DryRun final : public Context {
   void synchronize() override {}
   std::int64_t bytes_available() const override { return std::numeric_limits<std::int64_t>::max(); }
   // A GPU that does takes more memory than one that does not.
-  bool prefers_integers(const Shape&, const Shape&) const override { return device == Device::cuda; }
+  bool prefers_integers(DType dtype, const Shape&, const Shape&) const override {
+    return device == Device::cuda && dtype == DType::bf16;
+  }
 };
 
 }  // namespace

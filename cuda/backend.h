@@ -31,7 +31,7 @@ class CudaContext final : public Context {
   std::int64_t bytes_available() const override;
   std::function<std::vector<std::byte>()> read_later(const void* device_bytes, std::int64_t bytes) override;
   std::unique_ptr<Replay> record(const std::function<void()>& work) override;
-  bool prefers_integers(const Shape& a, const Shape& b) const override;
+  bool prefers_integers(DType dtype, const Shape& a, const Shape& b) const override;
 
   const bool waits;              // after each launch: CBQ_SYNC=1 was set when the device was opened
   const bool overlaps_launches;  // launch_dependent() of cuda/launch.h can do what it is for

@@ -149,16 +149,18 @@ Tensor values_of(Context& ctx, const IntegerRows& x, DType dtype) {
   return values;
 }
 
-// What cuBLASLt asks of f8 operands.
+// What cuBLASLt asks of f8 operands: addresses, rows and columns in multiples of 16.
+constexpr int kF8Multiple = 16;
 bool takes_f8(const View& x) {
-  constexpr int kBytes = 16;
-  return x.rows() % kBytes == 0 && x.cols() % kBytes == 0 && x.row_stride() % kBytes == 0 && alignment(x) >= kBytes;
+  return x.rows() % kF8Multiple == 0 && x.cols() % kF8Multiple == 0 && x.row_stride() % kF8Multiple == 0 &&
+         alignment(x) >= kF8Multiple;
 }
 
 }  // namespace
 
-bool CudaContext::prefers_integers(const Shape& a, const Shape& b) const {
-  return is_hopper && a.rows() % 16 == 0 && a.cols() % 16 == 0 && b.rows() % 16 == 0;
+bool CudaContext::prefers_integers(DType dtype, const Shape& a, const Shape& b) const {
+  return is_hopper && dtype == DType::bf16 && a.rows() % kF8Multiple == 0 && a.cols() % kF8Multiple == 0 &&
+         b.rows() % kF8Multiple == 0;
 }
 
 void matmul(Context& ctx, View y, View a, Trans trans_a, View b, Trans trans_b, View bias, View addend) {

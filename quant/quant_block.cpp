@@ -103,7 +103,7 @@ ops::Form QuantBlock::form(const Context& ctx, LinearRole role, std::int64_t row
   const Shape weight = weight_shape(config_, role);
   const bool is_one = rounding && rounding->has_integers(hardness_) && activation.bits < 16 &&
                       integers_fit(activation.bits, activation.symmetry) &&
-                      ctx.prefers_integers({rows, weight[1]}, weight);
+                      ctx.prefers_integers(weights_[role].weight.value.dtype(), {rows, weight[1]}, weight);
   return is_one ? ops::Form::with_integers : ops::Form::values;
 }
 

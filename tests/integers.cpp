@@ -49,7 +49,7 @@ class IntegerContext final : public Context {
       : Context(of.device, of.name, table(of), of.allocator, of.host_allocator), plain(*of.kernels) {}
   void synchronize() override {}
   std::int64_t bytes_available() const override { return std::int64_t(1) << 40; }
-  bool prefers_integers(const Shape&, const Shape&) const override { return true; }
+  bool prefers_integers(DType, const Shape&, const Shape&) const override { return true; }
   const Kernels& plain;
 
  private:
