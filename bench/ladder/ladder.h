@@ -17,7 +17,8 @@ Fn<decltype(Kernels::rms_norm_forward)> rms_norm_thread_per_row, rms_norm_block_
 
 // quantise_weight_forward without integers.
 using WeightKernel = void (*)(Context&, View w_hat, const WeightQuantiser& quantiser);
-Fn<WeightKernel> weight_thread_per_row, weight_thread_per_weight, weight_packs, weight_tiles, weight_quotient;
+Fn<WeightKernel> weight_thread_per_row, weight_thread_per_weight, weight_packs, weight_tiles, weight_quotient,
+    weight_in_flight;
 
 Fn<decltype(Kernels::attention_forward)> attention_scores, attention_online, attention_tiles, attention_tensor_cores,
     attention_async;
@@ -41,6 +42,7 @@ inline constexpr Rung<WeightKernel> kWeight[] = {
     {"3 16-byte packs", weight_packs},
     {"4 tiles, a2 in registers", weight_tiles},
     {"5 quotient without division", weight_quotient},
+    {"6 tile in flight", weight_in_flight},
 };
 
 inline constexpr Rung<decltype(Kernels::attention_forward)> kAttention[] = {

@@ -1,12 +1,12 @@
 // Fake quantisation of weights, rung 5: rung 4 without slow instructions. For |w| < 2^60 and 2^-60 <= s <= 2^60.
 //
 // What changes: the quotient is w (1/s) and one correction by its remainder, which gives the same bits as a division
-// (the proof stands at fast_quotient in cuda/rounding.cuh), and rounding is one addition and one subtraction of 1.5
+// (the proof stands at fast_quotient in cuda/rounding_weight.cuh), and rounding is one addition and one subtraction of 1.5
 // 2^23. The grid's ends are moved by z once a row.
 //
 // Prediction at (22016, 8192): 1.15 times rung 4, about 80 % of the copy rate: 20 instead of 30 instructions a weight.
-// The kernel in cuda/rounding.cu goes on from here: it asks for a row ahead of the one it works on, divides where the
-// bounds above do not hold, and takes all rounders, offsets, groups and types.
+// The kernel in cuda/rounding.cu, for offsets of every kind, asks for a row ahead of the one it works on, divides where
+// the bounds above do not hold, and takes all rounders, groups and types.
 #include "bench/ladder/weight.h"
 
 namespace cbq::ladder {
