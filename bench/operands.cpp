@@ -49,6 +49,12 @@ Tensor Operands::input(Shape shape, DType dtype, double deviation) {
   return count(normal_.tensor(shape, dtype, deviation), 1);
 }
 
+IntegerTensors Operands::integers(Shape shape) {
+  IntegerTensors x = quantised(ctx, normal_.tensor(shape, DType::bf16, 1)).integers;
+  count(x.integers, 1), count(x.step, 1);
+  return x;
+}
+
 Tensor Operands::constant(Shape shape, double value) {
   return count(full(ctx, shape, DType::f32, value), 1);
 }

@@ -29,6 +29,7 @@ class Operands {
   Operands(Context& ctx_, Normal& normal) : ctx(ctx_), normal_(normal) {}
 
   Tensor input(Shape shape, DType dtype = DType::bf16, double deviation = 1);
+  IntegerTensors integers(Shape shape);        // of quantised() random numbers
   Tensor constant(Shape shape, double value);  // an input in f32
   Tensor output(Shape shape, DType dtype = DType::bf16);
   Tensor updated(Shape shape, DType dtype, double value);      // read and written

@@ -50,10 +50,9 @@ constexpr std::pair<const char*, Pass> kPasses[] = {
 
 // y = x w^T of integers.
 Call product_of_integers(Operands& o, const Shape& weight) {
-  const Var x = quantised(o.ctx, o.input({kT, weight[1]})), w = quantised(o.ctx, o.input(weight));
-  o.moves(-(x.integers.integers.bytes() + w.integers.integers.bytes()));  // half of what the inputs counted
+  const IntegerTensors x = o.integers({kT, weight[1]}), w = o.integers(weight);
   const Tensor y = o.output({kT, weight[0]});
-  return [=, &ctx = o.ctx] { ctx.kernels->matmul_integers(ctx, y, x.integers.views(), w.integers.views(), {}, {}); };
+  return [=, &ctx = o.ctx] { ctx.kernels->matmul_integers(ctx, y, x.views(), w.views(), {}, {}); };
 }
 
 // y = x w^T, dx = dy w, dw = dy^T x.

@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <limits>
 #include <span>
-#include <stop_token>
 #include <string>
 #include <string_view>
 

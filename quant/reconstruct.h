@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <map>
 #include <stop_token>
-#include <thread>
 
 #include "quant/cross_block.h"
 #include "quant/preprocess.h"

@@ -13,6 +13,7 @@
 
 #include "core/hash.h"
 #include "tests/error_text.h"
+#include "tests/resident_memory.h"
 #include "tests/temp_folder.h"
 
 namespace cbq {
@@ -73,14 +74,6 @@ TEST(MappedFile, ShowsTheFile) {
   expect_error(error_text([&] { MappedFile{folder.path()}; }), "found a folder");
   expect_error(error_text([&] { MappedFile{"/dev/null"}; }), "expected a regular file");
   expect_error(error_text([&] { MappedFile{folder / "none"}; }), "No such file");
-}
-
-// Pages of this process that come from files, in bytes: field 3 of /proc/self/statm.
-std::int64_t resident_file_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  std::int64_t total = 0, resident = 0, shared = 0;
-  statm >> total >> resident >> shared;
-  return shared * sysconf(_SC_PAGESIZE);
 }
 
 TEST(MappedFile, ReleaseGivesMemoryBack) {

@@ -41,29 +41,33 @@ TEST(Integers, TimesTheirStepsAreTheValues) {
 }
 
 // The CPU, with a taste for integers and a count of the products of integers.
-std::int64_t products = 0;
-void counted(Context& ctx, View y, const IntegerRows& a, const IntegerRows& b, View bias, View addend);
-class IntegerContext final : public Context {
+struct CountingKernels {
+  Kernels table;
+};
+class IntegerContext final : private CountingKernels, public Context {
  public:
   explicit IntegerContext(Context& of)
-      : Context(of.device, of.name, table(of), of.allocator, of.host_allocator), plain(*of.kernels) {}
+      : CountingKernels{counting(*of.kernels)},
+        Context(of.device, of.name, table, of.allocator, of.host_allocator),
+        plain_(*of.kernels) {}
   void synchronize() override {}
   std::int64_t bytes_available() const override { return std::int64_t(1) << 40; }
   bool prefers_integers(DType, const Shape&, const Shape&) const override { return true; }
-  const Kernels& plain;
+
+  std::int64_t products = 0;
 
  private:
-  static const Kernels& table(Context& of) {
-    static Kernels kernels;
-    kernels = *of.kernels;
-    kernels.matmul_integers = counted;
+  static Kernels counting(Kernels kernels) {
+    kernels.matmul_integers = [](Context& ctx, View y, const IntegerRows& a, const IntegerRows& b, View bias,
+                                 View addend) {
+      auto& self = static_cast<IntegerContext&>(ctx);
+      ++self.products;
+      self.plain_.matmul_integers(ctx, y, a, b, bias, addend);
+    };
     return kernels;
   }
+  const Kernels& plain_;
 };
-void counted(Context& ctx, View y, const IntegerRows& a, const IntegerRows& b, View bias, View addend) {
-  ++products;
-  static_cast<IntegerContext&>(ctx).plain.matmul_integers(ctx, y, a, b, bias, addend);
-}
 
 ModelConfig tiny() {
   ModelConfig c{};
@@ -116,7 +120,6 @@ std::vector<std::vector<double>> pass(Context& ctx, const Scheme& scheme) {
 
 TEST(Integers, BlocksMultiplyThemWhereBothSidesHaveThem) {
   const auto cpu = cpu::open(1, FreshMemory::nan_bytes);
-  IntegerContext integers(*cpu);
   const WeightSpec w4{4, -1, Symmetry::asymmetric};
   const ActivationSpec a4{4, Symmetry::symmetric};
   const auto ste = RoundingKind::lora_ste, lora = RoundingKind::lora;
@@ -133,11 +136,9 @@ TEST(Integers, BlocksMultiplyThemWhereBothSidesHaveThem) {
                                {"W4A16", w4, {}, ste, Hardness::hard, 0},
                                {"groups", {4, 16, Symmetry::asymmetric}, a4, ste, Hardness::hard, 0}}) {
     SCOPED_TRACE(scheme.name);
-    products = 0;
-    const auto expected = pass(*cpu, scheme);
-    EXPECT_EQ(products, 0);
-    const auto actual = pass(integers, scheme);
-    EXPECT_EQ(products, scheme.products);
+    IntegerContext integers(*cpu);
+    const auto expected = pass(*cpu, scheme), actual = pass(integers, scheme);
+    EXPECT_EQ(integers.products, scheme.products);
     ASSERT_EQ(actual.size(), expected.size());
     ASSERT_GT(actual.size(), 1u);
     for (std::size_t i = 0; i < actual.size(); ++i)

@@ -4,12 +4,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <fstream>
-
 #include "checkpoint_files.h"
 #include "core/kernels.h"
 #include "cpu/open.h"
 #include "models/weights.h"
+#include "resident_memory.h"
 #include "temp_folder.h"
 
 namespace cbq {
@@ -49,13 +48,6 @@ std::vector<std::byte> pattern(std::size_t count, unsigned seed) {
   std::vector<std::byte> bytes(count);
   for (std::size_t i = 0; i < count; ++i) bytes[i] = std::byte((i * 31 + seed) & 255);
   return bytes;
-}
-
-std::int64_t resident_file_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  std::int64_t total = 0, resident = 0, shared = 0;
-  statm >> total >> resident >> shared;
-  return shared * sysconf(_SC_PAGESIZE);
 }
 
 TEST(StagedTensors, AreCopies) {

@@ -133,7 +133,7 @@ void require_quantiser(const char* op, const ActivationQuantiserVars& in, DType 
   require_bits(op, in.bits, 16);
   require_tensor(op, "factor", in.factor.value, {1}, statistics_dtype(dtype));
   require(in.form == Form::values || integers_fit(in.bits, in.symmetry), op, ": integers of ", in.bits,
-          " bits do not fit");
+          " bits do not fit f8, which holds them up to ", kLargestInteger);
 }
 
 // Where a quantiser puts the integers of x, and their steps.
@@ -161,7 +161,8 @@ void require_quantiser(const char* op, const WeightQuantiserVars& in) {
   if (in.start_scale) require_tensor(op, "start_scale", in.start_scale, in.scale.shape(), dtype);
   require(in.form == Form::values ||
               (groups == 1 && in.rounder != Rounder::sigmoid && integers_fit(in.bits, Symmetry::symmetric)),
-          op, ": integers need few bits, one step a row and a rounder that gives integers");
+          op, ": integers need up to 5 bits, one step a row and a rounder that gives integers, got ", in.bits,
+          " bits and ", groups, " steps a row");
   require(bool(in.a1.value) == bool(in.a2.value), op, ": of the factors a1, a2 only one was given");
   require(!(in.dense.value && in.a1.value), op, ": a dense offset and factors a1, a2 exclude each other");
   if (in.dense.value) require_tensor(op, "dense", in.dense.value, w, dtype);
