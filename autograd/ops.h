@@ -69,11 +69,11 @@ struct WeightQuantiserVars {
   Var dense, a1, a2;
   Tensor start_scale = {};   // a constant, or empty
   Form form = Form::values;  // with_integers: of one step a row, |q - z| up to kLargestInteger, rounders but `sigmoid`
+  Tensor regulariser = {};   // (2), a constant of `sigmoid` alone, or empty
 };
-// w_hat (out, in). Saves its inputs, not w_hat.
+// w_hat (out, in). With a regulariser its backward adds lambda L_com to whatever loss the tape is asked for. Saves its
+// inputs, not w_hat.
 Var quantise_weight(Context& ctx, const WeightQuantiserVars& inputs);
-// L_com of a sigmoid rounder, shape (1); gradient to dense or a1, a2 only. Saves its inputs.
-Var rounding_regulariser(Context& ctx, const WeightQuantiserVars& inputs, double beta);
 struct Grid {
   Var scale, zero;
 };

@@ -25,6 +25,7 @@
 namespace cbq::bench {
 namespace {
 
+constexpr std::int64_t kSteps = 1000000;                          // of a window: rates change too slowly to be seen
 constexpr std::int64_t kWindow = 2, kSamples = 128, kEpochs = 3;  // of the method's protocol
 constexpr Shapes k24M{"llama-24m", 384, 1024, 6, 6, 64, 12, 1024};
 constexpr Shapes kLarge[] = {{"LLaMA-7B", 4096, 11008, 32, 32, 128, 32, 2048},
@@ -127,8 +128,9 @@ void bench_step(benchmark::State& state, const Setup& setup, const Scheme& schem
   };
   const Stream input = random_sample(), target = random_sample(), none;
   const WindowData data{input, target, none, 1};
-  WindowStep window_step(ctx, config, run, window, sequence, data, 1, 1, 1000000);
-  const Annealing annealing{is_annealed(scheme.rounding) ? Hardness::soft : Hardness::hard, 0, 0};
+  WindowStep window_step(ctx, config, run, window, sequence, data, 1, 1, kSteps);
+  // Most steps of the annealed kinds have the regulariser.
+  const Annealing annealing = annealing_at(run, kSteps / 2, kSteps);
   const std::int64_t only[] = {0};
   const auto step = [&] { window_step.run(only, annealing); };
   step();

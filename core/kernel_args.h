@@ -62,6 +62,10 @@ struct WeightQuantiser {
   RoundingOffset offset;
   // s0, shaped as grid.scale: u is decided on it, and s only scales what was decided. Empty: s0 = s.
   View start_scale = {};
+  // (2): lambda and beta > 1 of a sigmoid rounder, or empty. The loss that is minimised then has a term lambda L_com,
+  // L_com = mean(1 - |2h - 1|^beta), which drives h to 0 or 1 (AdaRound 2004.10568, eq. 24). Nothing reads its value:
+  // it is in the gradient of the offset alone. Two numbers on the device, so that a recorded step reads new ones.
+  View regulariser = {};
 };
 
 // Where the gradients of a WeightQuantiser go; empty Views are skipped. Shapes as in WeightQuantiser.

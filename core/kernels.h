@@ -116,15 +116,11 @@ struct Kernels {
   // m = 1 where not clipped, else 0. Straight-through for u in w; for s with u - w/s held constant where s0 = s, and
   // with u held constant where it is decided on a start_scale of its own; sigmoid through h':
   //   dscale = sum_group dw_hat (q - z - m w/s where s0 = s), dzero = sum_group dw_hat (-s) (1-m), dw = m s/s0 dw_hat
-  //   doffset = m s dw_hat times 1 (straight_through), h' (sigmoid), 0 (sigmoid_hard); da1 = doffset a2^T, da2 = a1^T
-  //   doffset
+  //   doffset = m s dw_hat times 1 (straight_through), h' (sigmoid), 0 (sigmoid_hard), for sigmoid plus
+  //   lambda dL_com/doffset of a regulariser, -2 lambda beta sign(2h-1) |2h-1|^(beta-1) h' / count;
+  //   da1 = doffset a2^T, da2 = a1^T doffset
   void (*quantise_weight_backward)(Context&, const WeightQuantiserGrads& grads, View dw_hat,
                                    const WeightQuantiser& quantiser);
-  // L_com = mean(1 - |2h - 1|^beta) of a sigmoid rounder   (AdaRound 2004.10568, eq. 24)
-  void (*rounding_regulariser_forward)(Context&, View loss /*(1)*/, const WeightQuantiser& quantiser, double beta);
-  // Into dense, or a1 and a2; s and V0 are held constant.
-  void (*rounding_regulariser_backward)(Context&, const WeightQuantiserGrads& grads, View dloss /*(1)*/,
-                                        const WeightQuantiser& quantiser, double beta);
   // q = clip(u + z, 0, 2^bits - 1) with a sigmoid rounder hardened, and back: w_hat = s (q - z).
   void (*weight_codes)(Context&, View codes /*(out,in) u8*/, const WeightQuantiser& quantiser);
   void (*dequantise_weight)(Context&, View w_hat, View codes, const WeightGrid& grid);

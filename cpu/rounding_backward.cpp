@@ -1,11 +1,12 @@
-// Gradients of the quantised weight, and the regulariser that drives h to 0 or 1. Formulas of u, h, h': cpu/rounding.h.
+// Gradients of the quantised weight, and of the regulariser that drives h to 0 or 1. Formulas of u, h, h':
+// cpu/rounding.h.
 //
 //   m = 1 where 0 <= u + z <= 2^bits - 1, else 0
 //   dw = m s/s0 dw_hat;  dscale = sum_group dw_hat (q - z - m w/s);  dzero = -s sum_group (1-m) dw_hat
 // where m w/s of dscale is left out when u is decided on a start_scale, which s does not move.
-//   doffset = m s du/dd dw_hat;  da1 = doffset a2^T;  da2 = a1^T doffset
-//   L_com = mean(1 - |2h - 1|^beta)   (AdaRound 2004.10568, eq. 24);  dL_com/dd = -2 beta sign(2h-1) |2h-1|^(beta-1) h'
-//   / count
+//   doffset = m s du/dd dw_hat + lambda dL_com/dd;  da1 = doffset a2^T;  da2 = a1^T doffset
+//   L_com = mean(1 - |2h - 1|^beta)   (AdaRound 2004.10568, eq. 24);
+//   dL_com/dd = -2 beta sign(2h-1) |2h-1|^(beta-1) h' / count
 #include <bit>
 #include <cmath>
 #include <vector>
@@ -66,10 +67,44 @@ Rows<T> offset_gradient(Context& ctx, Tensor& scratch, const WeightQuantiserGrad
   return rows<T>(scratch);
 }
 
+// log(x) for finite x >= 2^-126, to 2e-7 absolute, in a form that vectorises. x = 2^n m, m in [sqrt(1/2), sqrt(2)), and
+// log m = 2 (f + f^3/3 + f^5/5 + ...), f = (m - 1) / (m + 1); the first term left out is below 1e-9.
+inline float log_of_normal(float x) {
+  constexpr std::uint32_t kSqrtHalf = 0x3f3504f3u;  // bits of sqrt(1/2)
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  const std::int32_t n = std::int32_t(bits - kSqrtHalf) >> 23;
+  const float m = std::bit_cast<float>(bits - (std::uint32_t(n) << 23)), f = (m - 1) / (m + 1), f2 = f * f;
+  return float(n) * 0x1.62e430p-1f + 2 * f * (1 + f2 * (1.f / 3 + f2 * (1.f / 5 + f2 * (1.f / 7 + f2 * (1.f / 9)))));
+}
+
+// x^exponent for 0 <= x <= 1. In float 0 stands for 2^-126: beside the sign(0) = 0 it is multiplied by, the result is
+// the same.
+inline float power(float x, float exponent) {
+  const float positive = x < 0x1p-126f ? 0x1p-126f : x;
+  return cpu::exp(exponent * log_of_normal(positive)) + (x - x);  // the bits of a NaN would pass for a number
+}
+inline double power(double x, double exponent) {
+  return std::pow(x, exponent);
+}
+
+// lambda dL_com/doffset of a piece, added to `doffset`: factor sign(2h-1) |2h-1|^exponent h'
+template <class T>
+void add_regulariser(T* doffset, const Piece<T>& piece, T factor, T exponent) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < piece.count; ++i) {
+    const std::size_t c = std::size_t(i);
+    const T x = 2 * piece.h[c] - 1, sign = x > 0 ? T(1) : x < 0 ? T(-1) : T(0);
+    doffset[i] += factor * sign * power(std::abs(x), exponent) * piece.slope[c];
+  }
+}
+
 template <class T>
 void backward(Context& ctx, const WeightQuantiserGrads& grads, Rows<const T> dw_hat, const WeightQuantiser& quantiser) {
   const Quantiser<T> q(quantiser);
   const Rows<T> dw = rows<T>(grads.w), dscale = rows<T>(grads.scale), dzero = rows<T>(grads.zero);
+  const T* regulariser = elements<const T>(quantiser.regulariser);
+  const T lambda = regulariser ? regulariser[0] : T(0), beta = regulariser ? regulariser[1] : T(1);
+  const T factor = T(-2 * double(lambda) * double(beta) / double(quantiser.w.count())), exponent = beta - 1;
   Tensor scratch;
   const Rows<T> doffset = offset_gradient<T>(ctx, scratch, grads, quantiser);
   parallel_for(q.w.rows, q.w.rows * q.w.cols, [&](std::int64_t r) {
@@ -100,6 +135,7 @@ void backward(Context& ctx, const WeightQuantiserGrads& grads, Rows<const T> dw_
         T* to = doffset.row(r) + piece.begin;
 #pragma omp simd
         for (std::int64_t i = 0; i < piece.count; ++i) to[i] = s * piece.slope[std::size_t(i)] * passed[std::size_t(i)];
+        if (regulariser) add_regulariser(to, piece, factor, exponent);
       }
     };
     for_pieces_of_row(q, r, visit, [&](std::int64_t, std::int64_t g) {
@@ -111,82 +147,12 @@ void backward(Context& ctx, const WeightQuantiserGrads& grads, Rows<const T> dw_
   if (scratch) factor_gradients(rows<T>(grads.a1), rows<T>(grads.a2), doffset, q);
 }
 
-// log(x) for finite x >= 2^-126, to 2e-7 absolute, in a form that vectorises. x = 2^n m, m in [sqrt(1/2), sqrt(2)), and
-// log m = 2 (f + f^3/3 + f^5/5 + ...), f = (m - 1) / (m + 1); the first term left out is below 1e-9.
-inline float log_of_normal(float x) {
-  constexpr std::uint32_t kSqrtHalf = 0x3f3504f3u;  // bits of sqrt(1/2)
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
-  const std::int32_t n = std::int32_t(bits - kSqrtHalf) >> 23;
-  const float m = std::bit_cast<float>(bits - (std::uint32_t(n) << 23)), f = (m - 1) / (m + 1), f2 = f * f;
-  return float(n) * 0x1.62e430p-1f + 2 * f * (1 + f2 * (1.f / 3 + f2 * (1.f / 5 + f2 * (1.f / 7 + f2 * (1.f / 9)))));
-}
-
-// x^exponent for 0 <= x <= 1. In float 0 stands for 2^-126: with the exponents in use, and beside the 1 it is taken
-// from or the sign(0) = 0 it is multiplied by, the result is the same.
-inline float power(float x, float exponent) {
-  const float positive = x < 0x1p-126f ? 0x1p-126f : x;
-  return cpu::exp(exponent * log_of_normal(positive)) + (x - x);  // the bits of a NaN would pass for a number
-}
-inline double power(double x, double exponent) {
-  return std::pow(x, exponent);
-}
-
-// The regulariser is about h itself, hardened or not.
-template <class T>
-Quantiser<T> soft(const WeightQuantiser& quantiser, double beta) {
-  require(quantiser.rounder != Rounder::straight_through, "rounding_regulariser: expected a sigmoid rounder");
-  require(beta >= 1, "rounding_regulariser: beta must be at least 1, got ", beta);
-  Quantiser<T> q(quantiser);
-  q.rounder = Rounder::sigmoid;
-  return q;
-}
-
 }  // namespace
 
 void quantise_weight_backward(Context& ctx, const WeightQuantiserGrads& grads, View dw_hat,
                               const WeightQuantiser& quantiser) {
   dispatch_float(dw_hat.dtype, "quantise_weight_backward",
                  [&]<class T>() { backward(ctx, grads, rows<const T>(dw_hat), quantiser); });
-}
-
-void rounding_regulariser_forward(Context&, View loss, const WeightQuantiser& quantiser, double beta) {
-  dispatch_float(quantiser.w.dtype, "rounding_regulariser_forward", [&]<class T>() {
-    const Quantiser<T> q = soft<T>(quantiser, beta);
-    std::vector<double> of_row(std::size_t(q.w.rows), 0.0);
-    for_all_pieces(q, [&](const Piece<T>& piece) {
-      double sum = 0;
-      const T exponent = T(beta);
-#pragma omp simd reduction(+ : sum)
-      for (std::int64_t c = 0; c < piece.count; ++c)
-        sum += 1 - double(power(std::abs(2 * piece.h[std::size_t(c)] - 1), exponent));
-      of_row[std::size_t(piece.r)] += sum;
-    });
-    double total = 0;
-    for (double sum : of_row) total += sum;
-    *elements<T>(loss) = T(total / double(quantiser.w.count()));
-  });
-}
-
-void rounding_regulariser_backward(Context& ctx, const WeightQuantiserGrads& grads, View dloss,
-                                   const WeightQuantiser& quantiser, double beta) {
-  dispatch_float(quantiser.w.dtype, "rounding_regulariser_backward", [&]<class T>() {
-    const Quantiser<T> q = soft<T>(quantiser, beta);
-    const T factor = T(-2 * beta * double(*elements<const T>(dloss)) / double(quantiser.w.count()));
-    Tensor scratch;
-    const Rows<T> doffset = offset_gradient<T>(ctx, scratch, grads, quantiser);
-    if (!doffset.data) return;
-    for_all_pieces(q, [&](const Piece<T>& piece) {
-      T* to = doffset.row(piece.r) + piece.begin;
-      const T exponent = T(beta - 1), slope_of_power = factor;
-#pragma omp simd
-      for (std::int64_t i = 0; i < piece.count; ++i) {
-        const std::size_t c = std::size_t(i);
-        const T x = 2 * piece.h[c] - 1, sign = x > 0 ? T(1) : x < 0 ? T(-1) : T(0);
-        to[i] = slope_of_power * sign * power(std::abs(x), exponent) * piece.slope[c];
-      }
-    });
-    if (scratch) factor_gradients(rows<T>(grads.a1), rows<T>(grads.a2), doffset, q);
-  });
 }
 
 }  // namespace cbq::cpu

@@ -99,8 +99,6 @@ Fn<decltype(Kernels::gated_quant_forward)> gated_quant_forward;
 Fn<decltype(Kernels::gated_quant_backward)> gated_quant_backward;
 Fn<decltype(Kernels::quantise_weight_forward)> quantise_weight_forward;
 Fn<decltype(Kernels::quantise_weight_backward)> quantise_weight_backward;
-Fn<decltype(Kernels::rounding_regulariser_forward)> rounding_regulariser_forward;
-Fn<decltype(Kernels::rounding_regulariser_backward)> rounding_regulariser_backward;
 Fn<decltype(Kernels::weight_codes)> weight_codes;
 Fn<decltype(Kernels::dequantise_weight)> dequantise_weight;
 Fn<decltype(Kernels::pack_codes)> pack_codes;

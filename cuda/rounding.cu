@@ -57,7 +57,8 @@ WeightQuantiser dense_factors(Context& ctx, Tensor& scratch, const WeightQuantis
   if (!quantiser.offset.a1) return quantiser;
   scratch = Tensor(ctx, {quantiser.w.rows(), quantiser.w.cols()}, DType::f32);
   matmul(ctx, scratch, quantiser.offset.a1, Trans::no, quantiser.offset.a2, Trans::no, {}, {});
-  return {quantiser.w, quantiser.grid, quantiser.rounder, {scratch, {}, {}}, quantiser.start_scale};
+  return {quantiser.w,       quantiser.grid,        quantiser.rounder,
+          {scratch, {}, {}}, quantiser.start_scale, quantiser.regulariser};
 }
 
 void quantise_weight_forward(Context& ctx, View w_hat, View integers, const WeightQuantiser& quantiser) {

@@ -1,13 +1,11 @@
-// Gradients of the quantised weight, and the regulariser that drives h to 0 or 1. Formulas of u, h, h':
+// Gradients of the quantised weight, and of the regulariser that drives h to 0 or 1. Formulas of u, h, h':
 // cuda/rounding_weight.cuh.
 //
 //   m = 1 where -z <= u <= N - z, else 0, N = 2^bits - 1
 //   dw = m s/s0 dw_hat;  dscale = sum_group dw_hat (q - z - m w/s);  dzero = -s sum_group (1-m) dw_hat
 //   where m w/s of dscale is left out when u is decided on a start_scale, which s does not move
-//   doffset = m s du/dd dw_hat;  da1 = doffset a2^T;  da2 = a1^T doffset
+//   doffset = m s du/dd dw_hat + lambda dL_com/dd;  da1 = doffset a2^T;  da2 = a1^T doffset
 //   L_com = mean(1 - |2h - 1|^beta);  dL_com/dd = -2 beta sign(2h-1) |2h-1|^(beta-1) h' / count
-#include <limits>
-
 #include "cuda/rounding_factors.h"
 #include "cuda/rounding_sums.cuh"
 #include "cuda/rounding_terms.cuh"
@@ -16,6 +14,8 @@
 
 namespace cbq::cuda {
 namespace {
+
+constexpr const char* kName = "quantise_weight_backward";
 
 // What the blocks leave for finish_sums: dscale and the sum in dzero of every `group_lanes` neighbouring lanes, whose
 // columns share a step, in each row.
@@ -40,13 +40,7 @@ __global__ void __launch_bounds__(kRoundThreads) gradient_kernel(Rows<T> dw, Row
     if (stores) to[r * sums.sums_of_row + sum_of_row] = sum;
   };
 
-  const auto gradient = [&] {
-    if constexpr (Term::kReadsGradient)
-      return walk.cursor(dw_hat);
-    else
-      return NoCursor();
-  }();
-  walk.each_row(gradient, [&](const Place& at, const Rounded(&x)[N], const auto& dy) {
+  walk.each_row(walk.cursor(dw_hat), [&](const Place& at, const Rounded(&x)[N], const Raw<T, N>& dy) {
     float scale_sum = 0, zero_sum = 0;
     if (walk.active) {
       float passed[N], offset[N];
@@ -77,8 +71,8 @@ int group_lanes(std::int64_t group, std::int64_t groups, int columns_a_lane) {
 
 // Launches gradient_kernel and what adds up its partial sums.
 template <Rounder kRounder, Offset kOffset, int N, class T, class Term>
-void run_gradients(const char* name, Context& ctx, const WeightQuantiserGrads& grads, const WeightQuantiser& quantiser,
-                   View dw_hat, const Term& term) {
+void run_gradients(Context& ctx, const WeightQuantiserGrads& grads, const WeightQuantiser& quantiser, View dw_hat,
+                   const Term& term) {
   const Weights<T> x = make_weights<T>(quantiser, N);
   const int lanes = group_lanes(x.group, x.scale.cols, N);
   const std::int64_t width = std::int64_t(lanes) * N, sums_of_row = (x.w.cols + width - 1) / width;
@@ -87,11 +81,11 @@ void run_gradients(const char* name, Context& ctx, const WeightQuantiserGrads& g
   };
   const Storage scale = scratch(grads.scale), zero = scratch(grads.zero);
   const GroupSums sums{static_cast<float*>(scale.data()), static_cast<float*>(zero.data()), lanes, sums_of_row};
-  launch(name, ctx, tile_shape(x), gradient_kernel<kRounder, kOffset, N, T, Term>, rows<T>(grads.w),
+  launch(kName, ctx, tile_shape(x), gradient_kernel<kRounder, kOffset, N, T, Term>, rows<T>(grads.w),
          rows<float>(grads.dense), sums, x, rows<const T>(dw_hat), term);
 
   const std::int64_t per_group = (x.group + width - 1) / width;
-  finish_sums(name, ctx,
+  finish_sums(kName, ctx,
               {{rows<float>(grads.scale), sums.scale, sums_of_row, per_group, 1, per_group, nullptr},
                {rows<float>(grads.zero), sums.zero, sums_of_row, per_group, 1, per_group,
                 elements<const float>(quantiser.grid.scale)}});
@@ -103,43 +97,9 @@ void clear(Context& ctx, const WeightQuantiserGrads& grads) {
     if (g) fill(ctx, g, 0);
 }
 
-// launch_with(made, inner): the gradients of `made`, a quantiser without factors.
-template <class Launch>
-void without_factors(Context& ctx, const WeightQuantiserGrads& grads, const WeightQuantiser& quantiser,
-                     const Launch& launch_with) {
-  Tensor scratch;
-  const WeightQuantiser made = dense_factors(ctx, scratch, quantiser);
-  if (!scratch) return launch_with(made, grads);
-  // Each thread reads an element of the offset before it writes that of its gradient.
-  WeightQuantiserGrads inner{grads.w, grads.scale, grads.zero, {}, {}, {}};
-  if (grads.a1 || grads.a2) inner.dense = scratch;
-  launch_with(made, inner);
-  if (grads.a1) matmul(ctx, grads.a1, scratch, Trans::no, quantiser.offset.a2, Trans::yes, {}, {});
-  if (grads.a2) matmul(ctx, grads.a2, quantiser.offset.a1, Trans::yes, scratch, Trans::no, {}, {});
-}
-
 template <class T>
 bool gradients_pack(const WeightQuantiserGrads& grads, const WeightQuantiser& quantiser) {
   return inputs_pack<T>(quantiser) && packs_or_empty<T>(grads.w) && packs_or_empty<float>(grads.dense);
-}
-
-void require_regularised(const WeightQuantiser& quantiser, double beta) {
-  require(quantiser.rounder != Rounder::straight_through, "rounding_regulariser: expected a sigmoid rounder");
-  require(beta >= 1, "rounding_regulariser: beta must be at least 1, got ", beta);
-}
-
-// Floor: w read. The sum of a thread is over at most 64 rows of its columns, in float; across threads in double.
-template <Offset kOffset, int N, class T>
-__global__ void __launch_bounds__(kRoundThreads) regulariser_kernel(double* of_block, Weights<T> weights, float beta) {
-  __shared__ StoredStep steps[kTileSteps];
-  const TileWalk<Rounder::sigmoid, kOffset, N, T> walk(weights, steps);
-  float sum = 0;
-  walk.each_row(NoCursor(), [&](const Place&, const Rounded(&x)[N], NoCursor::Nothing) {
-#pragma unroll
-    for (int n = 0; n < N; ++n) sum += 1 - power_of_distance(clip_nan(x[n].raw, 0, 1), beta);
-  });
-  const double total = block_reduce<kRoundThreads>(walk.active ? double(sum) : 0.0, Sum());
-  if (threadIdx.x == 0) of_block[blockIdx.x] = total;
 }
 
 }  // namespace
@@ -148,54 +108,21 @@ void quantise_weight_backward(Context& ctx, const WeightQuantiserGrads& grads, V
                               const WeightQuantiser& quantiser) {
   if (quantiser.w.count() == 0) return clear(ctx, grads);
   if (takes_factors(quantiser)) return factor_gradients(ctx, grads, dw_hat, quantiser);
-  without_factors(ctx, grads, quantiser, [&](const WeightQuantiser& made, const WeightQuantiserGrads& wanted) {
-    dispatch_value(dw_hat.dtype, "quantise_weight_backward", [&]<class T>() {
-      const bool packed = gradients_pack<T>(wanted, made) && packs_or_empty<T>(dw_hat);
-      dispatch_offset(made.offset, packed, [&]<Offset kOffset, int N>() {
-        dispatch_rounder(made.rounder, [&]<Rounder kRounder>() {
-          run_gradients<kRounder, kOffset, N, T>("quantise_weight_backward", ctx, wanted, made, dw_hat,
-                                                 value_term(made));
-        });
-      });
-    });
-  });
-}
-
-void rounding_regulariser_forward(Context& ctx, View loss, const WeightQuantiser& quantiser, double beta) {
-  require_regularised(quantiser, beta);
-  if (quantiser.w.count() == 0) return fill(ctx, loss, std::numeric_limits<double>::quiet_NaN());
-  if (takes_factors(quantiser)) return factor_regulariser(ctx, loss, quantiser, beta);
   Tensor scratch;
   const WeightQuantiser made = dense_factors(ctx, scratch, quantiser);
-  dispatch_value(made.w.dtype, "rounding_regulariser_forward", [&]<class T>() {
-    dispatch_offset(made.offset, inputs_pack<T>(made), [&]<Offset kOffset, int N>() {
-      const Weights<T> x = make_weights<T>(made, N);
-      const LaunchShape shape = tile_shape(x);
-      const Storage of_block(ctx.allocator, shape.blocks.x * std::int64_t(sizeof(double)));
-      launch("rounding_regulariser_forward", ctx, shape, regulariser_kernel<kOffset, N, T>,
-             static_cast<double*>(of_block.data()), x, float(beta));
-      finish_mean("rounding_regulariser_forward", ctx, loss, of_block, made.w.count());
-    });
-  });
-}
-
-void rounding_regulariser_backward(Context& ctx, const WeightQuantiserGrads& grads, View dloss,
-                                   const WeightQuantiser& quantiser, double beta) {
-  require_regularised(quantiser, beta);
-  if (!grads.dense && !grads.a1 && !grads.a2) return;
-  const WeightQuantiserGrads offset_grads{{}, {}, {}, grads.dense, grads.a1, grads.a2};
-  if (quantiser.w.count() == 0) return clear(ctx, offset_grads);
-  const RegulariserTerm term{elements<const float>(dloss), -2 * beta / double(quantiser.w.count()), float(beta - 1), 0};
-  if (takes_factors(quantiser)) return factor_regulariser_gradients(ctx, offset_grads, quantiser, term);
-  without_factors(ctx, offset_grads, quantiser, [&](const WeightQuantiser& made, const WeightQuantiserGrads& wanted) {
-    dispatch_value(made.w.dtype, "rounding_regulariser_backward", [&]<class T>() {
-      dispatch_offset(made.offset, gradients_pack<T>(wanted, made), [&]<Offset kOffset, int N>() {
-        if constexpr (kOffset == Offset::dense)
-          run_gradients<Rounder::sigmoid, kOffset, N, T>("rounding_regulariser_backward", ctx, wanted, made, View(),
-                                                         term);
+  WeightQuantiserGrads wanted = grads;
+  // Each thread reads an element of the offset before it writes that of its gradient.
+  if (grads.a1 || grads.a2) wanted.dense = scratch;
+  dispatch_value(dw_hat.dtype, kName, [&]<class T>() {
+    const bool packed = gradients_pack<T>(wanted, made) && packs_or_empty<T>(dw_hat);
+    dispatch_offset(made.offset, packed, [&]<Offset kOffset, int N>() {
+      dispatch_term(made, [&]<Rounder kRounder>(const auto& term) {
+        run_gradients<kRounder, kOffset, N, T>(ctx, wanted, made, dw_hat, term);
       });
     });
   });
+  if (grads.a1) matmul(ctx, grads.a1, scratch, Trans::no, quantiser.offset.a2, Trans::yes, {}, {});
+  if (grads.a2) matmul(ctx, grads.a2, quantiser.offset.a1, Trans::yes, scratch, Trans::no, {}, {});
 }
 
 }  // namespace cbq::cuda

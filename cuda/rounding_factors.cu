@@ -1,9 +1,7 @@
-// Values and codes of weights with a low-rank offset, and their regulariser; formulas in cuda/rounding_weight.cuh, the
-// layout in cuda/rounding_factors.cuh.
+// Values and codes of weights with a low-rank offset; formulas in cuda/rounding_weight.cuh, the layout in
+// cuda/rounding_factors.cuh.
 #include "cuda/rounding_factors.h"
 #include "cuda/rounding_factors_launch.cuh"
-#include "cuda/rounding_sums.cuh"
-#include "cuda/rounding_terms.cuh"
 
 namespace cbq::cuda {
 namespace {
@@ -73,31 +71,6 @@ __global__ void __launch_bounds__(kFactorThreads, kLeastBlocks)
   });
 }
 
-// Floor: w read. The sum of a thread is over 64 weights, in float; across threads in double.
-__global__ void __launch_bounds__(kFactorThreads)
-    regulariser_kernel(double* of_block, FactorWeights weights, float beta) {
-  await_previous();
-  extern __shared__ uint4 shared[];
-  const FactorTile<Rounder::sigmoid> tile(weights, shared, Scaled::no);
-  tile.prefetch();
-  tile.fill_tables();
-  tile.copy_weights();
-  __syncthreads();
-  float sum = 0;
-  tile.each_held_step([&](int row, const FragmentC(&d)[4], const StepPacks& w) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      Rounded x[8];
-      tile.round_row(x, tile.step_of(row + 8 * half), w[half], d, half);
-      if (!tile.active || row + tile.g + 8 * half >= tile.rows) continue;
-#pragma unroll
-      for (int n = 0; n < 8; ++n) sum += 1 - power_of_distance(clip_nan(x[n].raw, 0, 1), beta);
-    }
-  });
-  const double total = block_reduce<kFactorThreads>(double(sum), Sum());
-  if (threadIdx.x == 0) of_block[blockIdx.x] = total;
-}
-
 // Tiles of kHeldRows, and the shared memory of a block.
 FactorWeights held_weights(const WeightQuantiser& quantiser) {
   FactorWeights x = make_weights(quantiser);
@@ -140,15 +113,6 @@ void factor_codes(Context& ctx, View codes, const WeightQuantiser& quantiser) {
       launch_tiles("weight_codes", ctx, x, held_bytes(x), codes_kernel<kRounder>, rows<std::uint8_t>(to), x);
     });
   });
-}
-
-void factor_regulariser(Context& ctx, View loss, const WeightQuantiser& quantiser, double beta) {
-  Tensor scratch;
-  const FactorWeights x = held_weights(packed_weights(ctx, scratch, quantiser));
-  const Storage of_block(ctx.allocator, row_tiles(x) * x.col_tiles * std::int64_t(sizeof(double)));
-  launch_tiles("rounding_regulariser_forward", ctx, x, held_bytes(x), regulariser_kernel,
-               static_cast<double*>(of_block.data()), x, float(beta));
-  finish_mean("rounding_regulariser_forward", ctx, loss, of_block, quantiser.w.count());
 }
 
 }  // namespace cbq::cuda

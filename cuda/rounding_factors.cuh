@@ -55,9 +55,6 @@ inline std::size_t table_bytes(const FactorWeights& q, Scaled scaled) {
 // Two packs of a lane in a step: rows g and g + 8.
 using StepPacks = Raw<bf16, 8>[2];
 
-// In place of a matrix that is not read.
-struct NoRows {};
-
 template <Rounder kRounder>
 class FactorTile {
  public:
@@ -111,7 +108,7 @@ class FactorTile {
       commit_copies();
     }
   }
-  // As each_step() below without `other`, after copy_weights(). A lane reads what it copied itself. A loop, because
+  // As each_step() below without x, after copy_weights(). A lane reads what it copied itself. A loop, because
   // four copies of its body take the instruction cache.
   template <class Visit>
   __device__ __forceinline__ void each_held_step(const Visit& visit) const {
@@ -130,34 +127,25 @@ class FactorTile {
     }
   }
 
-  // visit(first row of the step within the tile, offsets, packs of w, packs of `other`), by all threads of a warp; the
-  // packs of the next kAhead steps are on their way meanwhile. Beyond the matrix there stand its last row and first
-  // columns: their factors are zero, their sums are not stored.
-  template <int kAhead, class Other, class Visit>
-  __device__ __forceinline__ void each_step(const Other& other, const Visit& visit) const {
-    constexpr bool kReadsOther = !std::is_same_v<Other, NoRows>;
-    const char *w = at(q.w), *x = nullptr;
-    const int w_stride = int(q.w.stride * 2);
-    int x_stride = 0;
-    if constexpr (kReadsOther) x = at(other), x_stride = int(other.stride * 2);
-    StepPacks next_w[kAhead] = {}, next_x[kAhead] = {};
-    const auto read_next = [&](int ahead, int row) {
-      read(next_w[ahead], w, w_stride, row);
-      if constexpr (kReadsOther) read(next_x[ahead], x, x_stride, row);
+  // visit(first row of the step within the tile, offsets, packs of w, packs of x), by all threads of a warp; the packs
+  // of the next step are on their way meanwhile. Beyond the matrix there stand its last row and first columns: their
+  // factors are zero, their sums are not stored.
+  template <class Visit>
+  __device__ __forceinline__ void each_step(const Rows<const bf16>& x, const Visit& visit) const {
+    const char *w_at = at(q.w), *x_at = at(x);
+    const int w_stride = int(q.w.stride * 2), x_stride = int(x.stride * 2);
+    StepPacks next_w, next_x;
+    const auto read_next = [&](int row) {
+      read(next_w, w_at, w_stride, row);
+      read(next_x, x_at, x_stride, row);
     };
-#pragma unroll
-    for (int ahead = 0; ahead < kAhead; ++ahead) read_next(ahead, ahead * kStepRows);
-    for (int first = 0; first < rows; first += kAhead * kStepRows) {
-#pragma unroll
-      for (int ahead = 0; ahead < kAhead; ++ahead) {
-        const int row = first + ahead * kStepRows;
-        if (kAhead > 1 && row >= rows) break;
-        const StepPacks now_w = {next_w[ahead][0], next_w[ahead][1]}, now_x = {next_x[ahead][0], next_x[ahead][1]};
-        if (row + kAhead * kStepRows < rows) read_next(ahead, row + kAhead * kStepRows);
-        FragmentC d[4];
-        offsets(d, row);
-        visit(row, d, now_w, now_x);
-      }
+    read_next(0);
+    for (int row = 0; row < rows; row += kStepRows) {
+      const StepPacks now_w = {next_w[0], next_w[1]}, now_x = {next_x[0], next_x[1]};
+      if (row + kStepRows < rows) read_next(row + kStepRows);
+      FragmentC d[4];
+      offsets(d, row);
+      visit(row, d, now_w, now_x);
     }
   }
 

@@ -6,8 +6,6 @@
 
 namespace cbq::cuda {
 
-struct RegulariserTerm;
-
 // Whether the functions below take a quantiser: bf16 weights, factors of rank 1 to 8, columns and groups in
 // multiples of 8 and 32. Forward, codes and backward all ask this one question, so that they decide alike.
 bool takes_factors(const WeightQuantiser& quantiser);
@@ -15,9 +13,6 @@ bool takes_factors(const WeightQuantiser& quantiser);
 // The entries of core/kernels.h for such quantisers.
 void factor_values(Context& ctx, View w_hat, View integers, const WeightQuantiser& quantiser);
 void factor_codes(Context& ctx, View codes, const WeightQuantiser& quantiser);
-void factor_regulariser(Context& ctx, View loss, const WeightQuantiser& quantiser, double beta);
-void factor_regulariser_gradients(Context& ctx, const WeightQuantiserGrads& grads, const WeightQuantiser& quantiser,
-                                  const RegulariserTerm& term);
 void factor_gradients(Context& ctx, const WeightQuantiserGrads& grads, View dw_hat, const WeightQuantiser& quantiser);
 
 }  // namespace cbq::cuda

@@ -1,5 +1,5 @@
-// Gradients of weights with a low-rank offset, and of their regulariser; formulas in cuda/rounding_backward.cu, the
-// layout in cuda/rounding_factors.cuh.
+// Gradients of weights with a low-rank offset; formulas in cuda/rounding_backward.cu, the layout in
+// cuda/rounding_factors.cuh.
 #include "cuda/rounding_factors.h"
 #include "cuda/rounding_factors_launch.cuh"
 #include "cuda/rounding_sums.cuh"
@@ -79,13 +79,7 @@ __global__ void __launch_bounds__(kFactorThreads, 2)
   __syncthreads();
 
   FragmentC da2[4] = {};  // block j: columns 8t + 2j, 8t + 2j + 1
-  const auto gradient = [&] {
-    if constexpr (Term::kReadsGradient)
-      return dw_hat;
-    else
-      return NoRows();
-  }();
-  tile.template each_step<1>(gradient, [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks& dy) {
+  tile.each_step(dw_hat, [&](int row, const FragmentC(&d)[4], const StepPacks& w, const StepPacks& dy) {
     std::uint32_t transposed[kParts][2][4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -178,8 +172,9 @@ __global__ void __launch_bounds__(kFactorThreads, 2)
 }
 
 template <Rounder kRounder, class Term>
-void run_gradients(const char* name, Context& ctx, const WeightQuantiserGrads& grads, View dw_hat,
-                   const FactorWeights& x, const Term& term) {
+void run_gradients(Context& ctx, const WeightQuantiserGrads& grads, View dw_hat, const FactorWeights& x,
+                   const Term& term) {
+  constexpr const char* kName = "quantise_weight_backward";
   const std::int64_t out = x.w.rows, in = x.w.cols, rank = x.a1.cols, kinds = rank + 2, of_row = in / kWarpColumns;
   const bool in_groups = (grads.scale || grads.zero) && x.scale.cols > 1;
   const auto scratch = [&](std::int64_t count) { return Storage(ctx.allocator, count * std::int64_t(sizeof(float))); };
@@ -188,12 +183,11 @@ void run_gradients(const char* name, Context& ctx, const WeightQuantiserGrads& g
   const FactorSums partial{static_cast<float*>(row_sums.data()), static_cast<float*>(group_sums.data()),
                            static_cast<float*>(a2.data())};
   const auto run = [&](auto* kernel) {
-    launch_tiles(name, ctx, x, gradient_bytes(x), kernel, rows<bf16>(grads.w), partial, x, rows<const bf16>(dw_hat),
+    launch_tiles(kName, ctx, x, gradient_bytes(x), kernel, rows<bf16>(grads.w), partial, x, rows<const bf16>(dw_hat),
                  term);
   };
-  if constexpr (Term::kReadsGradient)
-    if (grads.w || grads.zero) run(gradient_kernel<kRounder, Wanted::everything, Term>);
-  if (!grads.w && !grads.zero) run(gradient_kernel<kRounder, Wanted::factors_and_scale, Term>);
+  grads.w || grads.zero ? run(gradient_kernel<kRounder, Wanted::everything, Term>)
+                        : run(gradient_kernel<kRounder, Wanted::factors_and_scale, Term>);
 
   const auto grid_sum = [&](const View& y, std::int64_t kind, const float* minus_scale) {
     const std::int64_t per_group = x.group / kWarpColumns;
@@ -202,7 +196,7 @@ void run_gradients(const char* name, Context& ctx, const WeightQuantiserGrads& g
                      : PartialSum{rows<float>(y), partial.rows + (rank + kind) * out, 1, 0, kinds * out, x.col_tiles,
                                   minus_scale};
   };
-  finish_sums(name, ctx,
+  finish_sums(kName, ctx,
               {{rows<float>(grads.a1), partial.rows, 1, out, kinds * out, x.col_tiles, nullptr},
                {rows<float>(grads.a2), partial.a2, in, 1, rank * in, row_tiles(x), nullptr},
                grid_sum(grads.scale, 0, nullptr),
@@ -218,17 +212,9 @@ void factor_gradients(Context& ctx, const WeightQuantiserGrads& grads, View dw_h
   packed_output<bf16>(ctx, grads.w, [&](const View& dw) {
     WeightQuantiserGrads wanted = grads;
     wanted.w = dw;
-    dispatch_rounder(quantiser.rounder, [&]<Rounder kRounder>() {
-      run_gradients<kRounder>("quantise_weight_backward", ctx, wanted, dy, x, value_term(quantiser));
-    });
+    dispatch_term(quantiser,
+                  [&]<Rounder kRounder>(const auto& term) { run_gradients<kRounder>(ctx, wanted, dy, x, term); });
   });
-}
-
-void factor_regulariser_gradients(Context& ctx, const WeightQuantiserGrads& grads, const WeightQuantiser& quantiser,
-                                  const RegulariserTerm& term) {
-  Tensor scratch;
-  run_gradients<Rounder::sigmoid>("rounding_regulariser_backward", ctx, grads, View(),
-                                  make_weights(packed_weights(ctx, scratch, quantiser)), term);
 }
 
 }  // namespace cbq::cuda

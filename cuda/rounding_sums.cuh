@@ -63,15 +63,4 @@ inline void finish_sums(const char* name, Context& ctx, std::initializer_list<Pa
   if (blocks > 0) launch_dependent(name, ctx, {blocks, dim3(32, kSumLanes)}, finish_sums_kernel, sums);
 }
 
-// loss = mean over `count` weights of the sums that blocks left, doubles.
-struct WriteMean {
-  float* y;
-  double count;
-  __device__ void operator()(double sum) const { *y = float(sum / count); }
-};
-inline void finish_mean(const char* name, Context& ctx, const View& loss, const Storage& of_block, std::int64_t count) {
-  launch(name, ctx, {1, kSumThreads}, finish_sum_kernel<WriteMean>, static_cast<const double*>(of_block.data()),
-         of_block.bytes() / std::int64_t(sizeof(double)), WriteMean{elements<float>(loss), double(count)});
-}
-
 }  // namespace cbq::cuda

@@ -14,7 +14,6 @@ struct Passed {
 struct ValueTerm {
   float moves;  // 1 where s moves the quotient, 0 where that is of a start_scale
 
-  static constexpr bool kReadsGradient = true;
   __device__ void start() {}
   __device__ static float unit(float s) { return s; }
   __device__ Passed operator()(const Rounded& x, float dy, const Step& step) const {
@@ -29,27 +28,39 @@ inline ValueTerm value_term(const WeightQuantiser& quantiser) {
   return {quantiser.start_scale ? 0.0f : 1.0f};
 }
 
-// |2h - 1|^exponent. Where h = 1/2 the smallest normal number stands for 0: beside the 1 it is taken from or the sign
-// it is multiplied by, the result is the same.
-__device__ inline float power_of_distance(float h, float exponent) {
-  const float x = fabsf(2 * h - 1);
-  return exp2f(exponent * log2f(x < 0x1p-126f ? 0x1p-126f : x));
-}
+// The same of a sigmoid rounder with its regulariser.
+struct RegularisedTerm {
+  ValueTerm value;
+  const float* regulariser;  // lambda, beta
+  float minus_two_over_count;
+  float factor, exponent;
 
-// Of the regulariser, whose gradient dloss (1) lies on the device.
-struct RegulariserTerm {
-  const float* dloss;
-  double minus_two_beta_over_count;
-  float exponent;  // beta - 1
-  float factor;
-
-  static constexpr bool kReadsGradient = false;
-  __device__ void start() { factor = float(minus_two_beta_over_count * double(*dloss)); }
-  __device__ static float unit(float) { return 1; }
-  __device__ Passed operator()(const Rounded& x, float, const Step&) const {
-    const float h = clip_nan(x.raw, 0, 1), sign = h > 0.5f ? 1.0f : h < 0.5f ? -1.0f : 0.0f;
-    return {0, 0, 0, factor * sign * power_of_distance(h, exponent) * x.slope};
+  __device__ void start() {
+    factor = minus_two_over_count * regulariser[0] * regulariser[1];
+    exponent = regulariser[1] - 1;
+  }
+  __device__ static float unit(float s) { return ValueTerm::unit(s); }
+  __device__ Passed operator()(const Rounded& x, float dy, const Step& step) const {
+    Passed p = value(x, dy, step);
+    // Of a NaN, which saturation hides, the slope is NaN.
+    const float distance = fmaf(2, __saturatef(x.raw), -1),
+                power = exp2_approx(exponent * log2_approx(fabsf(distance)));
+    p.offset = fmaf(x.slope * __fdividef(factor, step.s), copysignf(power, distance), p.offset);
+    return p;
   }
 };
+
+inline RegularisedTerm regularised_term(const WeightQuantiser& quantiser) {
+  return {value_term(quantiser), elements<const float>(quantiser.regulariser), float(-2 / double(quantiser.w.count())),
+          0, 0};
+}
+
+// Calls fn.template operator()<Rounder>(term).
+template <class Fn>
+void dispatch_term(const WeightQuantiser& quantiser, const Fn& fn) {
+  if (quantiser.regulariser) return fn.template operator()<Rounder::sigmoid>(regularised_term(quantiser));
+  dispatch_rounder(quantiser.rounder,
+                   [&]<Rounder kRounder>() { fn.template operator()<kRounder>(value_term(quantiser)); });
+}
 
 }  // namespace cbq::cuda

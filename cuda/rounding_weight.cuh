@@ -47,6 +47,12 @@ __device__ inline float exp2_approx(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// 2^-22 absolute between 1/2 and 2, relative elsewhere; below 2^-126 it is -infinity.
+__device__ inline float log2_approx(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 // 1 ulp, and 1 at 1.
 __device__ inline float reciprocal_approx(float x) {
   float y;

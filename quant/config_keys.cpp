@@ -85,7 +85,7 @@ std::vector<ConfigKey> make_keys() {
   const Choices<CfpPreset> presets{
       {{"off", CfpPreset::off}, {"paper", CfpPreset::paper}, {"msmodelslim", CfpPreset::msmodelslim}}};
   const IntegerRange sequence{2, kLongestSequence};
-  const NumberRange rate{0, 10}, weight{0, 1e6}, share{0, 1}, exponent{1, 1000};
+  const NumberRange rate{0, 10}, weight{0, 1e6}, share{0, 1}, exponent{1.01, 1000};
   return {
       path("model", &C::model, "folder of the checkpoint; always needed"),
       path("output_dir", &C::output_dir, "folder of the result; always needed"),

@@ -12,7 +12,7 @@
 namespace cbq {
 namespace {
 
-// Passes of the dry run over its one batch: the annealed kinds meet their regulariser from the second on.
+// Passes of the dry run over its one batch. The annealed kinds spend half of them soft, half hardened.
 constexpr std::int64_t kPasses = 4;
 
 std::int64_t quantised_elements(const ModelConfig& model, const BlockSpec& spec) {
@@ -123,6 +123,7 @@ MemoryPlan plan_with(const RunConfig& run, const std::vector<BlockSpec>& specs, 
   if (run.method == Method::cbq) {
     RunConfig short_run = run;
     short_run.epochs = kPasses;
+    short_run.hard_fraction = 0.5;
     short_run.batch_size = std::min(run.batch_size, calibration_samples);
     optimise_window(ctx, shape, short_run, {0, count, count}, window, sequence,
                     {quantised, full, homologous, short_run.batch_size}, 1, {}, [](const WindowProgress&) {});

@@ -16,10 +16,10 @@ Var distance(Context& ctx, const RunConfig& config, const Tensor& target, const 
 }
 
 Annealing annealing_at(const RunConfig& config, std::int64_t step, std::int64_t steps) {
-  if (!is_annealed(config.rounding)) return {Hardness::hard, 0, 0};
+  if (!is_annealed(config.rounding)) return {Hardness::hard};
   const double t = double(step) / double(steps), end = 1 - config.hard_fraction;
-  if (t >= end) return {Hardness::hard, 0, config.beta_end};
-  if (t < config.anneal_start) return {Hardness::soft, 0, config.beta_start};
+  if (t >= end) return {Hardness::hard};
+  if (t < config.anneal_start) return {Hardness::soft};
   const double progress = (t - config.anneal_start) / (end - config.anneal_start);
   const double beta =
       config.beta_end + (config.beta_start - config.beta_end) * (1 + std::cos(std::numbers::pi * progress)) / 2;

@@ -13,8 +13,8 @@ Var distance(Context& ctx, const RunConfig& config, const Tensor& target, const 
 // beta_end along a cosine (AdaRound 2004.10568), and the last hard_fraction of the steps runs hardened.
 struct Annealing {
   Hardness hardness;
-  double lambda;  // weight of L_com, 0 when it does not act
-  double beta;
+  double lambda = 0;  // weight of L_com, 0 when it does not act
+  double beta = 0;
   friend bool operator==(const Annealing&, const Annealing&) = default;
 };
 Annealing annealing_at(const RunConfig& config, std::int64_t step, std::int64_t steps);

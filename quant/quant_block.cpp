@@ -93,6 +93,7 @@ Var QuantBlock::weight(Context& ctx, LinearRole role, ops::Form form) const {
   if (!roundings_[i]) return weights_[role].weight;
   ops::WeightQuantiserVars vars = roundings_[i]->vars(ctx, tape_, hardness_);
   vars.form = form;
+  vars.regulariser = regulariser_;
   // The weights that `weights` learns are in f32, whatever the block computes in.
   return ops::cast(ctx, ops::quantise_weight(ctx, vars), weights_[role].weight.value.dtype());
 }
@@ -114,16 +115,6 @@ void QuantBlock::start_from_gptq(Context& ctx, LinearRole role, Tensor w) {
 
 Var QuantBlock::cached(Context& ctx, const Var& kv) {
   return quantise_kv_cache(ctx, config_, kv, kv_cache_);
-}
-
-Var QuantBlock::regulariser(Context& ctx, double beta) const {
-  Var sum;
-  for (const auto& rounding : roundings_) {
-    if (!rounding || !is_annealed(rounding->kind())) continue;
-    const Var term = ops::rounding_regulariser(ctx, rounding->vars(ctx, tape_, Hardness::soft), beta);
-    sum = sum.value ? ops::add(ctx, sum, term) : term;
-  }
-  return sum;
 }
 
 HardBlock QuantBlock::harden(Context& ctx, DType stored) const {

@@ -32,17 +32,17 @@ class QuantBlock final : public BlockLayers {
   QuantBlock(Context& ctx, const ModelConfig& config, BlockWeights weights, const BlockSpec& spec,
              ActivationSpec kv_cache, const RoundingOptions& options, Rng& rng);
 
-  // Sets what the next forwards do: record on `tape` (null: nothing is learned) with soft or hard rounding.
-  void use(Tape* tape, Hardness hardness) { tape_ = tape, hardness_ = hardness; }
+  // Sets what the next forwards do: record on `tape` (null: nothing is learned) with soft or hard rounding, soft ones
+  // with a regulariser (core/kernel_args.h) where it is not empty.
+  void use(Tape* tape, Hardness hardness, Tensor regulariser = {}) {
+    tape_ = tape, hardness_ = hardness, regulariser_ = std::move(regulariser);
+  }
 
   std::vector<Var> linears(Context& ctx, Site site, const SiteInput& in, const Var& addend) override;
   const Norm& norm(NormRole role) const override {
     return role == NormRole::attention ? weights_.attention_norm : weights_.mlp_norm;
   }
   Var cached(Context& ctx, const Var& kv) override;
-
-  // Sum over the linear layers of L_com at `beta`, on the current tape. Annealed kinds only.
-  Var regulariser(Context& ctx, double beta) const;
 
   HardBlock harden(Context& ctx, DType stored) const;
 
@@ -80,6 +80,7 @@ class QuantBlock final : public BlockLayers {
   std::array<Parameter, kSites> factors_;
   Tape* tape_ = nullptr;
   Hardness hardness_ = Hardness::soft;
+  Tensor regulariser_;
 };
 
 }  // namespace cbq

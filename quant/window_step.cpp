@@ -59,11 +59,12 @@ WindowStep::WindowStep(Context& ctx, const ModelConfig& model, const RunConfig& 
       optimizer_(ctx, parameter_groups(config, blocks, lr_factor), steps) {}
 
 Tensor WindowStep::run(std::span<const std::int64_t> samples, const Annealing& annealing) {
-  const Kind kind{std::int64_t(samples.size()), annealing};
+  const Kind kind{std::int64_t(samples.size()), annealing.hardness,
+                  annealing.lambda > 0 ? Kind::Regulariser::present : Kind::Regulariser::absent};
   const bool is_repeated = kind_ == kind;
   if (!is_repeated) forget_recording();
   kind_ = kind;
-  load(samples);
+  load(samples, annealing);
   if (is_repeated && !std::exchange(was_tried_, true)) record();
   if (replay_) {
     replay_->run();
@@ -82,7 +83,7 @@ void WindowStep::forget_recording() {
   was_tried_ = false;
 }
 
-void WindowStep::load(std::span<const std::int64_t> samples) {
+void WindowStep::load(std::span<const std::int64_t> samples, const Annealing& annealing) {
   const auto batch = std::int64_t(samples.size());
   const auto load_one = [&](Tensor& to, const Stream& from) {
     if (from.size() == 0) return;
@@ -93,22 +94,23 @@ void WindowStep::load(std::span<const std::int64_t> samples) {
   load_one(input_, data_.input);
   load_one(target_, data_.target);
   load_one(homologous_, data_.homologous_target);
+  if (kind_->regulariser == Kind::Regulariser::absent) return;
+  if (!regulariser_) regulariser_ = Tensor(ctx_, {2}, statistics_dtype(input_.dtype()));
+  ctx_.kernels->fill(ctx_, regulariser_.slice(0, 0, 1), annealing.lambda);
+  ctx_.kernels->fill(ctx_, regulariser_.slice(0, 1, 2), annealing.beta);
 }
 
 void WindowStep::compute() {
   loss_ = Tensor();  // its bytes are free for this step's, so that a recorded step needs no block more than this one
   sequence_.batch = kind_->batch;
-  const auto& [hardness, lambda, beta] = kind_->annealing;
   Tape tape(ctx_);
-  for (QuantBlock* block : blocks_) block->use(&tape, hardness);
+  for (QuantBlock* block : blocks_)
+    block->use(&tape, kind_->hardness, kind_->regulariser == Kind::Regulariser::present ? regulariser_ : Tensor());
   const Var y = window_forward(ctx_, model_, blocks_, sequence_, input_);
   Var loss = distance(ctx_, config_, target_, y);
   if (homologous_) loss = ops::add(ctx_, loss, distance(ctx_, config_, homologous_, y));
   loss = ops::scale(ctx_, loss, unit_);
   loss_ = loss.value;
-  if (lambda > 0)
-    for (const QuantBlock* block : blocks_)
-      loss = ops::add(ctx_, loss, ops::scale(ctx_, block->regulariser(ctx_, beta), lambda));
   if (loss.needs_grad()) tape.backward(loss);
 }
 

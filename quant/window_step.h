@@ -14,8 +14,8 @@
 namespace cbq {
 
 // A step like the one before it is recorded, where the device can (Context::record), and those that follow replay it:
-// all but the samples and the optimiser's rates is the same then. Recorded or not, a step gives the same bits. The
-// annealed kinds change their regulariser from step to step and are recorded before and after that.
+// all but the samples, the regulariser's numbers and the optimiser's rates is the same then. Recorded or not, a step
+// gives the same bits.
 class WindowStep {
  public:
   // The loss is `unit` times the distances. What is passed by reference or pointer must outlive this.
@@ -30,10 +30,12 @@ class WindowStep {
  private:
   struct Kind {
     std::int64_t batch;
-    Annealing annealing;
+    Hardness hardness;
+    enum class Regulariser { absent, present } regulariser;
     friend bool operator==(const Kind&, const Kind&) = default;
   };
-  void load(std::span<const std::int64_t> samples);
+  // What changes between steps of a kind.
+  void load(std::span<const std::int64_t> samples, const Annealing& annealing);
   void forget_recording();
   // Leaves the loss and the gradients of the parameters.
   void compute();
@@ -51,6 +53,7 @@ class WindowStep {
 
   std::optional<Kind> kind_;            // of the last step
   Tensor input_, target_, homologous_;  // (batch * T, C), of this step
+  Tensor regulariser_;                  // (2), of this step
   Tensor loss_;
   bool was_tried_ = false;  // to record a step of this kind
   std::unique_ptr<Replay> replay_;

@@ -66,10 +66,8 @@ std::vector<OpCase> quantiser_cases() {
       for (Rounder rounder : {Rounder::straight_through, Rounder::sigmoid, Rounder::sigmoid_hard})
         for (DecidedOn decided_on : {DecidedOn::scale, DecidedOn::start_scale})
           cases.push_back(quantise_weight_case(size, rounder, offset, Learned::everything, decided_on));
-    for (Offset offset : {Offset::dense, Offset::factors}) {
+    for (Offset offset : {Offset::dense, Offset::factors})
       cases.push_back(quantise_weight_case(size, Rounder::sigmoid, offset, Learned::offset));
-      for (double beta : {2.0, 4.0, 20.0}) cases.push_back(regulariser_case(size, offset, beta));
-    }
   }
   return cases;
 }
@@ -146,8 +144,7 @@ std::vector<OpCase> model_cases(std::int64_t tokens) {
           std::move(norm_quant),
           std::move(gate_quant),
           quantise_weight_case({kC, kC, 1, 4}, Rounder::straight_through, Offset::dense, Learned::everything),
-          quantise_weight_case({kC, kC, 32, 4}, Rounder::sigmoid, Offset::factors, Learned::everything),
-          regulariser_case({kC, kC, 1, 4}, Offset::factors, 4)};
+          quantise_weight_case({kC, kC, 32, 4}, Rounder::sigmoid, Offset::factors, Learned::everything)};
 }
 
 }  // namespace cbq::test

@@ -95,7 +95,6 @@ OpCase quantise_weight_case(const QuantiserSize& size, Rounder rounder, Offset o
 // A linear layer whose input and weight are two cases: their inputs in turn, then bias and addend. A product of
 // integers where both cases give them.
 OpCase linear_case(const OpCase& x, const OpCase& w, Bias bias, Addend addend);
-OpCase regulariser_case(const QuantiserSize& size, Offset offset, double beta);
 
 // ---- for the builders
 

@@ -290,7 +290,7 @@ ordered_json drawn(const std::string& name, const ordered_json& written, test::R
   if (name == "overlap") return 0;
   if (name == "window") return 1 + rng.below(8);
   if (name == "schedule") return rng.below(2) ? ordered_json("linear") : ordered_json(nullptr);
-  if (name == "beta_end") return double(1 + rng.below(20));
+  if (name == "beta_end") return double(2 + rng.below(19));
   if (name == "beta_start") return 20 + double(rng.below(1000)) / 7;
   if (name == "anneal_start" || name == "hard_fraction") return double(rng.below(1000)) / 2003;
   if (const auto choices = names.find(name); choices != names.end())

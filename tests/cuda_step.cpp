@@ -225,7 +225,7 @@ TEST(CudaWindow, TheSecondOfTwoLikeStepsIsRecorded) {
       step.run(samples, annealing);
       return step.was_replayed();
     };
-    const Annealing hard{Hardness::hard, 0, 0};
+    const Annealing hard{Hardness::hard};
     EXPECT_FALSE(replayed({0}, hard));
     EXPECT_TRUE(replayed({1}, hard));
     EXPECT_TRUE(replayed({2}, hard));

@@ -90,6 +90,19 @@ TEST(Rounding, SigmoidStartsAtTheWeightAndItsLimitsAreFinite) {
   }
 }
 
+std::vector<Values> to_host(Context& ctx, const RoundingTensors& g) {
+  std::vector<Values> all;
+  for (const Tensor* x : {&g.w, &g.scale, &g.zero, &g.dense, &g.a1, &g.a2})
+    all.push_back(*x ? cbq::to_host<double>(ctx, *x) : Values());
+  return all;
+}
+
+RoundingTensors backward(Context& ctx, const RoundingTensors& t, const Tensor& dw_hat) {
+  RoundingTensors g = t.like(ctx);
+  ctx.kernels->quantise_weight_backward(ctx, g.grads(), dw_hat, t.quantiser());
+  return g;
+}
+
 TEST(Rounding, NanIsNotHidden) {
   auto ctx = open();
   for (Rounder rounder : {Rounder::straight_through, Rounder::sigmoid}) {
@@ -98,9 +111,10 @@ TEST(Rounding, NanIsNotHidden) {
     const Values y = to_host<double>(*ctx, forward(*ctx, RoundingTensors(*ctx, p, DType::f32)));
     EXPECT_TRUE(std::isnan(y[5]) && std::isfinite(y[6]) && std::isnan(y[40]));
     if (rounder != Rounder::sigmoid) continue;
-    Tensor loss(*ctx, {1}, DType::f32);
-    ctx->kernels->rounding_regulariser_forward(*ctx, loss, RoundingTensors(*ctx, p, DType::f32).quantiser(), 3);
-    EXPECT_TRUE(std::isnan(cbq::to_host<double>(*ctx, loss)[0]));
+    p.spec.lambda = 1, p.spec.beta = 3;
+    const RoundingTensors t(*ctx, p, DType::f32);
+    const Values dense = to_host(*ctx, backward(*ctx, t, full(*ctx, t.w.shape(), DType::f32, 0)))[3];
+    EXPECT_TRUE(std::isnan(dense[5]) && std::isfinite(dense[6]) && std::isnan(dense[40]));
   }
 }
 
@@ -114,6 +128,15 @@ struct Surrogate {
     if (base.spec.rounder == Rounder::straight_through) learned = x.offset(i) - base.offset(i);
     if (base.spec.rounder == Rounder::sigmoid) learned = clip(h_raw(base.fraction(i), x.offset(i)), 0, 1) - base.h(i);
     return s * (x.ratio(i) + (base.u(i) - base.ratio(i)) + learned);
+  }
+  // <dy, w_hat>, and L_com as a function of the offset alone: s and V0 are held constant there.
+  Real objective(const RoundingProblem& x, const Values& dy) const {
+    Real sum = 0;
+    for (std::size_t i = 0; i < dy.size(); ++i) sum += dy[i] * (*this)(x, i);
+    if (base.spec.lambda == 0) return sum;
+    RoundingProblem moved = base;
+    moved.dense = x.dense, moved.a1 = x.a1, moved.a2 = x.a2;
+    return sum + base.spec.lambda * moved.regulariser();
   }
 };
 
@@ -143,39 +166,23 @@ void check_gradients(const RoundingProblem& p, const std::vector<Values>& gradie
   }
 }
 
-std::vector<Values> to_host(Context& ctx, const RoundingTensors& g) {
-  std::vector<Values> all;
-  for (const Tensor* x : {&g.w, &g.scale, &g.zero, &g.dense, &g.a1, &g.a2})
-    all.push_back(*x ? cbq::to_host<double>(ctx, *x) : Values());
-  return all;
-}
-
-RoundingTensors backward(Context& ctx, const RoundingTensors& t, const Tensor& dw_hat) {
-  RoundingTensors g = t.like(ctx);
-  ctx.kernels->quantise_weight_backward(ctx, g.grads(), dw_hat, t.quantiser());
-  return g;
-}
-
+// Of <dw_hat, w_hat>, and of lambda L_com where there is a regulariser.
 TEST(Rounding, GradientsAreThoseOfTheFrozenSurrogate) {
   auto ctx = open();
-  for (const RoundingSpec& spec : rounding_specs()) {
-    const Surrogate surrogate{random_problem(spec, 5)};
-    const RoundingProblem& p = surrogate.base;
-    Rng rng(6);
-    const Values dy = random_values(rng, spec.out * spec.in, 1);
-    const RoundingTensors t(*ctx, p, DType::f64), t32(*ctx, p, DType::f32);
-    const auto g = to_host(*ctx, backward(*ctx, t, from_host<double>(*ctx, t.w.shape(), DType::f64, dy)));
-    check_gradients(
-        p, g,
-        [&](const RoundingProblem& x) {
-          Real sum = 0;
-          for (std::size_t i = 0; i < dy.size(); ++i) sum += dy[i] * surrogate(x, i);
-          return sum;
-        },
-        1e-7, describe(spec, DType::f64));
-    const auto g32 = to_host(*ctx, backward(*ctx, t32, from_host<double>(*ctx, t.w.shape(), DType::f32, dy)));
-    for (std::size_t part = 0; part < 6; ++part) expect_close(g32[part], g[part], 2e-5, describe(spec, DType::f32));
-  }
+  for (const RoundingSpec& plain : rounding_specs())
+    for (const RoundingSpec& spec : with_regularisers(plain)) {
+      const Surrogate surrogate{random_problem(spec, 5)};
+      const RoundingProblem& p = surrogate.base;
+      Rng rng(6);
+      const Values dy = random_values(rng, spec.out * spec.in, 1);
+      const RoundingTensors t(*ctx, p, DType::f64), t32(*ctx, p, DType::f32);
+      const auto g = to_host(*ctx, backward(*ctx, t, from_host<double>(*ctx, t.w.shape(), DType::f64, dy)));
+      check_gradients(
+          p, g, [&](const RoundingProblem& x) { return surrogate.objective(x, dy); }, 1e-7, describe(spec, DType::f64));
+      const auto g32 = to_host(*ctx, backward(*ctx, t32, from_host<double>(*ctx, t.w.shape(), DType::f32, dy)));
+      for (std::size_t part = 0; part < 6; ++part)
+        expect_close(g32[part], g[part], f32_tolerance(spec), describe(spec, DType::f32));
+    }
 }
 
 TEST(Rounding, UnwantedGradientsAreSkipped) {
@@ -194,68 +201,31 @@ TEST(Rounding, UnwantedGradientsAreSkipped) {
   EXPECT_EQ(bytes_of(*ctx, one.scale), bytes_of(*ctx, all.scale));
 }
 
-TEST(Rounding, Regulariser) {
+TEST(Rounding, RegulariserNeedsASigmoid) {
   auto ctx = open();
-  for (const RoundingSpec& spec : rounding_specs())
-    for (double beta : {20.0, 2.0, 7.3}) {
-      if (spec.rounder != Rounder::sigmoid || spec.offset == OffsetKind::none) continue;
-      const RoundingProblem p = random_problem(spec, 8);
-      const auto value = [&](const RoundingProblem& x) {
-        Real sum = 0;
-        for (std::size_t i = 0; i < p.w.size(); ++i)
-          sum += 1 - std::pow(std::abs(2 * clip(h_raw(p.fraction(i), x.offset(i)), 0, 1) - 1), Real(beta));
-        return sum / Real(p.w.size());
-      };
-      std::vector<Values> of_f64;
-      for (DType dtype : kFloats) {
-        const RoundingTensors t(*ctx, p, dtype), g = t.like(*ctx);
-        Tensor loss(*ctx, {1}, dtype);
-        ctx->kernels->rounding_regulariser_forward(*ctx, loss, t.quantiser(), beta);
-        expect_close(cbq::to_host<double>(*ctx, loss), {double(value(p))}, tolerance(dtype), describe(spec, dtype));
-        ctx->kernels->rounding_regulariser_backward(*ctx, {{}, {}, {}, g.dense, g.a1, g.a2},
-                                                    full(*ctx, {1}, dtype, 100), t.quantiser(), beta);
-        auto got = to_host(*ctx, g);
-        got[0].clear(), got[1].clear(), got[2].clear();
-        if (dtype == DType::f64) {
-          of_f64 = got;
-          check_gradients(
-              p, got, [&](const RoundingProblem& x) { return 100 * value(x); }, 1e-7, describe(spec, dtype));
-        } else {
-          // The fraction of w/s0, which is up to 2^bits, is left with 2^-24 of it, and the power enlarges that beta
-          // times.
-          const double tol = std::max(1e-4, std::ldexp(beta + 2, spec.bits - 23));
-          for (std::size_t part = 3; part < 6; ++part)
-            expect_close(got[part], of_f64[part], tol, describe(spec, dtype));
-        }
-      }
-    }
-}
-
-TEST(Rounding, RegulariserRefusesStraightThrough) {
-  auto ctx = open();
-  const RoundingProblem p =
-      random_problem({1, 8, 1, 1, 4, Symmetry::symmetric, Rounder::straight_through, OffsetKind::dense}, 9);
-  Tensor loss(*ctx, {1}, DType::f32);
-  EXPECT_THROW(
-      ctx->kernels->rounding_regulariser_forward(*ctx, loss, RoundingTensors(*ctx, p, DType::f32).quantiser(), 2),
-      Error);
+  const Tensor w = full(*ctx, {1, 8}, DType::f32, 0.3), grid = full(*ctx, {1, 1}, DType::f32, 1);
+  ops::WeightQuantiserVars q{w, grid, grid, 4, Rounder::sigmoid, {}, {}, {}};
+  q.regulariser = full(*ctx, {2}, DType::f32, 2);
+  EXPECT_NO_THROW(ops::quantise_weight(*ctx, q));
+  for (Rounder rounder : {Rounder::straight_through, Rounder::sigmoid_hard}) {
+    q.rounder = rounder;
+    EXPECT_THROW(ops::quantise_weight(*ctx, q), Error);
+  }
 }
 
 // Large enough for threads to start.
 TEST(Rounding, SameBitsForEveryNumberOfThreads) {
   for (Rounder rounder : {Rounder::straight_through, Rounder::sigmoid}) {
-    const RoundingProblem p =
-        random_problem({301, 257, 1, 11, 4, Symmetry::asymmetric, rounder, OffsetKind::product}, 10);
+    RoundingProblem p = random_problem({301, 257, 1, 11, 4, Symmetry::asymmetric, rounder, OffsetKind::product}, 10);
+    if (rounder == Rounder::sigmoid) p.spec.lambda = 1e4, p.spec.beta = 5;
     std::vector<std::vector<std::uint8_t>> expected;
     for (int threads : {1, 1, 2, 5}) {
       auto ctx = open(threads);
       const RoundingTensors t(*ctx, p, DType::f32);
       const Tensor y = forward(*ctx, t);
       const RoundingTensors g = backward(*ctx, t, y);
-      const Tensor loss = full(*ctx, {1}, DType::f32, 0);
-      if (rounder == Rounder::sigmoid) ctx->kernels->rounding_regulariser_forward(*ctx, loss, t.quantiser(), 5);
       std::vector<std::vector<std::uint8_t>> got;
-      for (const Tensor* x : {&y, &g.w, &g.scale, &g.zero, &g.a1, &g.a2, &loss}) got.push_back(bytes_of(*ctx, *x));
+      for (const Tensor* x : {&y, &g.w, &g.scale, &g.zero, &g.a1, &g.a2}) got.push_back(bytes_of(*ctx, *x));
       if (expected.empty()) expected = got;
       EXPECT_EQ(got, expected) << threads << " threads";
     }

@@ -49,6 +49,7 @@ struct RoundingSpec {
   Rounder rounder;
   OffsetKind offset;
   DecidedOn decided_on = DecidedOn::scale;
+  double lambda = 0, beta = 2;  // of a regulariser where lambda is not 0
 };
 
 // f = w/s - floor(w/s) at the start; h_raw is h before its clip.
@@ -94,6 +95,12 @@ struct RoundingProblem {
     const Real v = u(i) + zero[group_of(i)];
     return v >= 0 && v <= last();
   }
+  // L_com
+  Real regulariser() const {
+    Real sum = 0;
+    for (std::size_t i = 0; i < w.size(); ++i) sum += 1 - std::pow(std::abs(2 * h(i) - 1), Real(spec.beta));
+    return sum / Real(w.size());
+  }
   Values w_hat() const {
     Values y(w.size());
     for (std::size_t i = 0; i < y.size(); ++i) y[i] = double(scale[group_of(i)] * (code(i) - zero[group_of(i)]));
@@ -131,7 +138,7 @@ inline RoundingProblem random_problem(const RoundingSpec& spec, std::uint64_t se
 
 // The tensors of a problem on a device, and the gradients' tensors.
 struct RoundingTensors {
-  Tensor w, scale, zero, dense, a1, a2, start;
+  Tensor w, scale, zero, dense, a1, a2, start, regulariser;
   RoundingSpec spec;
 
   RoundingTensors(Context& ctx, const RoundingProblem& p, DType dtype) : spec(p.spec) {
@@ -142,6 +149,7 @@ struct RoundingTensors {
     scale = make({spec.out, spec.groups}, p.scale), zero = make({spec.out, spec.groups}, p.zero);
     start = make({spec.out, spec.groups}, p.start);
     dense = make({spec.out, spec.in}, p.dense);
+    if (spec.lambda > 0) regulariser = make({2}, {spec.lambda, spec.beta});
     a1 = make({spec.out, spec.rank}, p.a1), a2 = make({spec.rank, spec.in}, p.a2);
   }
   // Fresh tensors of the same shapes.
@@ -152,7 +160,7 @@ struct RoundingTensors {
     return t;
   }
   WeightGrid grid() const { return {scale, zero, spec.bits}; }
-  WeightQuantiser quantiser() const { return {w, grid(), spec.rounder, {dense, a1, a2}, start}; }
+  WeightQuantiser quantiser() const { return {w, grid(), spec.rounder, {dense, a1, a2}, start, regulariser}; }
   WeightQuantiserGrads grads() const { return {w, scale, zero, dense, a1, a2}; }
 };
 
@@ -195,10 +203,27 @@ inline std::vector<RoundingSpec> rounding_specs() {
   return specs;
 }
 
+// `spec` and, where the rounder takes one, copies of it with a regulariser whose gradients are as large as the others.
+inline std::vector<RoundingSpec> with_regularisers(const RoundingSpec& spec) {
+  std::vector<RoundingSpec> specs = {spec};
+  if (spec.rounder != Rounder::sigmoid) return specs;
+  for (double beta : {20.0, 2.0, 7.3}) {
+    specs.push_back(spec);
+    specs.back().lambda = double(spec.out * spec.in) / beta, specs.back().beta = beta;
+  }
+  return specs;
+}
+
+// Relative error of f32: the fraction of w/s0, which is up to 2^bits, is left with 2^-24 of it, and the power of a
+// regulariser enlarges that beta times.
+inline double f32_tolerance(const RoundingSpec& spec) {
+  return spec.lambda > 0 ? std::max(1e-4, std::ldexp(spec.beta + 2, spec.bits - 23)) : 2e-5;
+}
+
 inline std::string describe(const RoundingSpec& s, DType dtype) {
   return concat(s.out, "x", s.in, ", groups ", s.groups, ", rank ", s.rank, ", bits ", s.bits, ", symmetry ",
                 int(s.symmetry), ", rounder ", int(s.rounder), ", offset ", int(s.offset), ", decided on ",
-                int(s.decided_on), ", ", dtype);
+                int(s.decided_on), ", lambda ", s.lambda, ", beta ", s.beta, ", ", dtype);
 }
 
 }  // namespace cbq::test

@@ -76,12 +76,6 @@ std::vector<Values> draw_quantiser(const QuantiserSize& size, Rounder rounder, O
   return rounded(std::move(in));
 }
 
-// The fraction of w/s is left with 2^-24 of w/s, which is up to 2^bits, and |2h - 1|^(beta - 1) enlarges its error beta
-// times. In units of the f32 tolerance 1e-5.
-double f32_fraction_error(int bits, double beta) {
-  return std::max(1.0, std::pow(2, bits - 23) * (beta + 2) / 1e-5);
-}
-
 HostFunction quantise_weight_surrogate(std::span<const Values> point, const QuantiserSize& size, Rounder rounder,
                                        Offset kind, DecidedOn decided_on) {
   struct Frozen {
@@ -202,20 +196,6 @@ OpCase linear_case(const OpCase& x, const OpCase& w, Bias bias, Addend addend) {
     };
   };
   return c;
-}
-
-OpCase regulariser_case(const QuantiserSize& size, Offset offset, double beta) {
-  return {concat("rounding_regulariser_", beta, suffix(size, offset, DecidedOn::scale)),
-          {"rounding_regulariser_forward", "rounding_regulariser_backward"},
-          quantiser_inputs(size, offset, Role::constant, DecidedOn::scale),
-          [=] { return draw_quantiser(size, Rounder::sigmoid, offset, DecidedOn::scale); },
-          [=](Context& ctx, Vars in) {
-            return ops::rounding_regulariser(
-                ctx, quantiser_vars(in, size.bits, Rounder::sigmoid, offset, DecidedOn::scale), beta);
-          },
-          (offset == Offset::dense ? 8.0 : 4.0) * double(size.out * size.in),
-          12.0 * double(size.out * size.in),
-          f32_fraction_error(size.bits, beta)};
 }
 
 }  // namespace cbq::test

@@ -56,7 +56,7 @@ struct GatedQuantNode {
 
 // What a weight quantiser saves; optional inputs may be empty.
 struct SavedQuantiser {
-  Tensor w, scale, zero, dense, a1, a2, start_scale;
+  Tensor w, scale, zero, dense, a1, a2, start_scale, regulariser;
   int bits;
   Rounder rounder;
 
@@ -68,10 +68,11 @@ struct SavedQuantiser {
         a1(in.a1.value),
         a2(in.a2.value),
         start_scale(in.start_scale),
+        regulariser(in.regulariser),
         bits(in.bits),
         rounder(in.rounder) {}
   std::int64_t bytes() const { return bytes_of(w, scale, zero, dense, a1, a2, start_scale); }
-  WeightQuantiser views() const { return {w, {scale, zero, bits}, rounder, {dense, a1, a2}, start_scale}; }
+  WeightQuantiser views() const { return {w, {scale, zero, bits}, rounder, {dense, a1, a2}, start_scale, regulariser}; }
 };
 
 struct QuantiseWeightNode {
@@ -87,19 +88,6 @@ struct QuantiseWeightNode {
     grads.set(3, std::move(ddense));
     grads.set(4, std::move(da1));
     grads.set(5, std::move(da2));
-  }
-};
-
-struct RegulariserNode {
-  SavedQuantiser saved;
-  double beta;
-  std::int64_t saved_bytes() const { return saved.bytes(); }
-  void backward(Context& ctx, const Tensor& dloss, const Grads& grads) const {
-    Tensor ddense = grads.make(0, saved.dense), da1 = grads.make(1, saved.a1), da2 = grads.make(2, saved.a2);
-    ctx.kernels->rounding_regulariser_backward(ctx, {{}, {}, {}, ddense, da1, da2}, dloss, saved.views(), beta);
-    grads.set(0, std::move(ddense));
-    grads.set(1, std::move(da1));
-    grads.set(2, std::move(da2));
   }
 };
 
@@ -163,6 +151,8 @@ void require_quantiser(const char* op, const WeightQuantiserVars& in) {
               (groups == 1 && in.rounder != Rounder::sigmoid && integers_fit(in.bits, Symmetry::symmetric)),
           op, ": integers need up to 5 bits, one step a row and a rounder that gives integers, got ", in.bits,
           " bits and ", groups, " steps a row");
+  if (in.regulariser) require_tensor(op, "regulariser", in.regulariser, {2}, dtype);
+  require(!in.regulariser || in.rounder == Rounder::sigmoid, op, ": only the sigmoid rounder has a regulariser");
   require(bool(in.a1.value) == bool(in.a2.value), op, ": of the factors a1, a2 only one was given");
   require(!(in.dense.value && in.a1.value), op, ": a dense offset and factors a1, a2 exclude each other");
   if (in.dense.value) require_tensor(op, "dense", in.dense.value, w, dtype);
@@ -226,16 +216,6 @@ Var quantise_weight(Context& ctx, const WeightQuantiserVars& inputs) {
       Tape::record(std::move(w_hat), {inputs.w, inputs.scale, inputs.zero, inputs.dense, inputs.a1, inputs.a2},
                    QuantiseWeightNode{saved}),
       std::move(integers));
-}
-
-Var rounding_regulariser(Context& ctx, const WeightQuantiserVars& inputs, double beta) {
-  require_quantiser("rounding_regulariser", inputs);
-  require(inputs.rounder == Rounder::sigmoid, "rounding_regulariser: only the sigmoid rounder has one");
-  require(beta > 1, "rounding_regulariser: beta must be above 1, where its gradient is finite, got ", beta);
-  const SavedQuantiser saved(inputs);
-  Tensor loss(ctx, {1}, inputs.scale.value.dtype());
-  ctx.kernels->rounding_regulariser_forward(ctx, loss, saved.views(), beta);
-  return Tape::record(std::move(loss), {inputs.dense, inputs.a1, inputs.a2}, RegulariserNode{saved, beta});
 }
 
 Grid clip_grid(Context& ctx, const Tensor& scale0, const Tensor& zero0, const Var& low, const Var& high, int bits,
