@@ -181,7 +181,7 @@ class FactorTile {
   bool active;     // whether the lane has columns
 
  private:
-  // Steps of rows and groups beyond the matrix are such that zeros stay zeros.
+  // Steps of rows and groups beyond the matrix are 1: what is multiplied by zero there is finite.
   __device__ void fill_steps() const {
     const std::int64_t first_group =
         q.tile_groups == 1 && q.scale.cols == 1 ? 0 : std::int64_t(col_tile) * kFactorColumns / q.group;
@@ -192,7 +192,7 @@ class FactorTile {
         tables.steps[i * q.tile_rows + row] =
             exists ? make_step(row_of(q.start, first_row + row)[in_row], row_of(q.scale, first_row + row)[in_row],
                                row_of(q.zero, first_row + row)[in_row], kLargestFastStep<kRounder>)
-                   : StoredStep{1, 1, 0, 0};
+                   : StoredStep{1, 1, 0, 1};
       }
   }
 

@@ -15,7 +15,7 @@ struct FactorSums {
   float* a2;      // (row tiles, rank, in)
 };
 
-// What runs use, or all that quantise_weight_backward can be asked for.
+// What runs use, or all that quantise_weight_backward can be asked for, for which 128 registers do not always suffice.
 enum class Wanted { factors_and_scale, everything };
 
 // a1 times the unit of the gradient: a thread a pair of rows and two ranks.
@@ -57,7 +57,7 @@ __device__ void load_right(FragmentA (&right)[2], const Tile& tile) {
 
 // Floor: w and dw_hat read, 4 bytes a weight; partial sums add 5 %.
 template <Rounder kRounder, Wanted kWanted, class Term>
-__global__ void __launch_bounds__(kFactorThreads, 2)
+__global__ void __launch_bounds__(kFactorThreads, kWanted == Wanted::everything ? 1 : 2)
     gradient_kernel(Rows<bf16> dw, FactorSums partial, FactorWeights weights, Rows<const bf16> dw_hat, Term term) {
   constexpr bool kEverything = kWanted == Wanted::everything;
   constexpr int kParts = kRounder == Rounder::straight_through ? 1 : 2;  // bf16 that hold doffset / unit

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "core/kernels.h"
+
 namespace cbq {
 namespace {
 

@@ -1,5 +1,6 @@
 // Products of integers on the GPU, which are exact where their sums are.
 #include <array>
+#include <cmath>
 
 #include "tests/cuda_types.h"
 #include "tests/integer_checks.h"
@@ -69,6 +70,30 @@ TEST(CudaIntegers, ProductsAreExact) {
             ASSERT_NEAR(actual[1][i], sum, slack * (64 + std::abs(sum) + std::abs(exact))) << what << ", " << i;
           }
         }
+}
+
+// Where the context prefers integers, the product is one of integers: it is rounded once. A product of values would
+// round s q of both sides first, and miss most sums that nearly cancel.
+TEST(CudaIntegers, PreferredProductsAreRoundedOnce) {
+  const std::int64_t M = 64, N = 128, K = 4096;
+  if (!gpu().prefers_integers(DType::bf16, {M, K}, {N, K})) GTEST_SKIP() << "this GPU multiplies values";
+  Operand a = draw({M, K}, Draw::random, 5), b = draw({N, K}, Draw::random, 6);
+  Rng rng(7);
+  for (Operand* x : {&a, &b})
+    for (float& s : x->step) s = 0.01f + float(rng.uniform());
+  const IntegerTensors left = a.on(gpu(), DType::bf16), right = b.on(gpu(), DType::bf16);
+  const Tensor y(gpu(), {M, N}, DType::bf16);
+  gpu().kernels->matmul_integers(gpu(), y, left.views(), right.views(), {}, {});
+  const std::vector<double> actual = to_host<double>(gpu(), y);
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    const std::size_t m = i / std::size_t(N), n = i % std::size_t(N);
+    double sum = 0;
+    for (std::size_t k = 0; k < std::size_t(K); ++k)
+      sum += double(a.integers[m * std::size_t(K) + k]) * double(b.integers[n * std::size_t(K) + k]);
+    const double exact = double(a.step[m]) * double(b.step[n]) * sum;
+    const double half_ulp = std::ldexp(1, std::ilogb(exact) - 8);
+    ASSERT_NEAR(actual[i], exact, (1 + 0x1p-10) * half_ulp) << i;
+  }
 }
 
 }  // namespace

@@ -201,18 +201,6 @@ TEST(Rounding, UnwantedGradientsAreSkipped) {
   EXPECT_EQ(bytes_of(*ctx, one.scale), bytes_of(*ctx, all.scale));
 }
 
-TEST(Rounding, RegulariserNeedsASigmoid) {
-  auto ctx = open();
-  const Tensor w = full(*ctx, {1, 8}, DType::f32, 0.3), grid = full(*ctx, {1, 1}, DType::f32, 1);
-  ops::WeightQuantiserVars q{w, grid, grid, 4, Rounder::sigmoid, {}, {}, {}};
-  q.regulariser = full(*ctx, {2}, DType::f32, 2);
-  EXPECT_NO_THROW(ops::quantise_weight(*ctx, q));
-  for (Rounder rounder : {Rounder::straight_through, Rounder::sigmoid_hard}) {
-    q.rounder = rounder;
-    EXPECT_THROW(ops::quantise_weight(*ctx, q), Error);
-  }
-}
-
 // Large enough for threads to start.
 TEST(Rounding, SameBitsForEveryNumberOfThreads) {
   for (Rounder rounder : {Rounder::straight_through, Rounder::sigmoid}) {

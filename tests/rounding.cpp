@@ -117,6 +117,18 @@ TEST_F(Rounding, SoftKindsStartAtTheWeightsThemselves) {
   }
 }
 
+TEST_F(Rounding, OnlySoftWeightsHaveARegulariser) {
+  const WeightRounding r = make(RoundingKind::lora, {4, -1, Symmetry::symmetric});
+  for (const Hardness hardness : {Hardness::soft, Hardness::hard}) {
+    ops::WeightQuantiserVars v = r.vars(*ctx, nullptr, hardness);
+    v.regulariser = full(*ctx, {2}, DType::f32, 2);
+    if (hardness == Hardness::soft)
+      EXPECT_NO_THROW(ops::quantise_weight(*ctx, v));
+    else
+      EXPECT_THROW(ops::quantise_weight(*ctx, v), Error);
+  }
+}
+
 TEST_F(Rounding, HardensToWhatTheHardForwardComputes) {
   for (const RoundingKind kind : kKinds) {
     const WeightRounding rounding = make(kind, {3, 32, Symmetry::asymmetric});

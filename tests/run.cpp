@@ -19,8 +19,9 @@ TEST_F(Run, WritesWhatItPrints) {
   const Json& results = report["results"];
   EXPECT_GT(results["nearest"]["kl"], results["quantised"]["kl"]);
   EXPECT_EQ(results["full_precision"]["kl"], 0);
-  const Program eval(folder_.path(), {"eval", folder_ / "out", "--data", "examples/tiny-llama/eval.jsonl", "--seqlen",
-                                      "128", "--windows", "48", "--reference", "examples/tiny-llama/model", "--json"});
+  const Program eval(folder_.path(),
+                     {"eval", folder_ / "out", "--data", "examples/tiny-llama/eval.jsonl", "--seqlen", "128",
+                      "--windows", "48", "--reference", "examples/tiny-llama/model", "--threads", "1", "--json"});
   ASSERT_EQ(eval.wait(), 0) << eval.err();
   const Json measured = Json::parse(eval.out());
   EXPECT_EQ(measured["perplexity"], results["quantised"]["perplexity"]);
@@ -37,7 +38,7 @@ TEST_F(Run, WritesWhatItPrintsAsGguf) {
                                   "eval.seqlen=128", "eval.windows=8"});
   EXPECT_FALSE(std::filesystem::exists(folder_ / "out/config.json"));
   const Program eval(folder_.path(), {"eval", folder_ / "out/model.gguf", "--data", "examples/tiny-llama/eval.jsonl",
-                                      "--seqlen", "128", "--windows", "8", "--json"});
+                                      "--seqlen", "128", "--windows", "8", "--threads", "1", "--json"});
   ASSERT_EQ(eval.wait(), 0) << eval.err();
   EXPECT_EQ(Json::parse(eval.out())["perplexity"], report["results"]["quantised"]["perplexity"]);
 }
