@@ -58,6 +58,11 @@ struct ActivationQuantiserVars {
 Var fake_quant(Context& ctx, const Var& x, const ActivationQuantiserVars& quantiser);
 // fake_quant(rms_norm(x, w)) in one pass, w constant. Saves x, w, rstd, range, factor.
 Var rms_norm_quant(Context& ctx, const Var& x, const Tensor& w, double eps, const ActivationQuantiserVars& quantiser);
+// fake_quant(layer_norm(x, w, b)) in one pass, w and b constant. Saves x, w, b, mean, rstd, range, factor.
+Var layer_norm_quant(Context& ctx, const Var& x, const Tensor& w, const Tensor& b, double eps,
+                     const ActivationQuantiserVars& quantiser);
+// fake_quant(activation(x, kind)) in one pass. Saves x, range, factor.
+Var activation_quant(Context& ctx, const Var& x, Activation kind, const ActivationQuantiserVars& quantiser);
 // fake_quant(gated(gate, up)) in one pass. Saves gate, up, range, factor.
 Var gated_quant(Context& ctx, const Var& gate, const Var& up, const ActivationQuantiserVars& quantiser);
 // The inputs of a weight quantiser as Vars (core/kernel_args.h). `w` may be learned; of dense and (a1, a2) at most one

@@ -147,6 +147,45 @@ void add_fused(GpuRows& rows) {
     };
   });
   for (const auto& [name, form] : kForms)
+    rows.add(concat("gpu/layer_norm_quant/", name), 0, [form = form](Operands& o) -> Call {
+      const Tensor y = o.output({kR, kC}), mean = o.output({kR}, DType::f32), rstd = o.output({kR}, DType::f32);
+      const Tensor range = o.output({kR, 2}, DType::f32), x = o.input({kR, kC}), w = o.input({kC}), b = o.input({kC});
+      const Tensor factor = o.constant({1}, 0.9);
+      const IntegerTensors integers = integers_of(o, {kR, kC}, form);
+      return [=, &ctx = o.ctx] {
+        ctx.kernels->layer_norm_quant_forward(ctx, y, integers.views(), mean, rstd, range, x, w, b, kEps,
+                                              {factor, kBits, Symmetry::symmetric});
+      };
+    });
+  rows.add("gpu/layer_norm_quant/backward", 0, [](Operands& o) -> Call {
+    const Tensor dx = o.output({kR, kC}), dfactor = o.output({1}, DType::f32), dy = o.input({kR, kC});
+    const Tensor x = o.input({kR, kC}), w = o.input({kC}), b = o.input({kC}), addend = o.input({kR, kC});
+    const Tensor mean = o.constant({kR}, 0), rstd = o.constant({kR}, 1), range = o.input({kR, 2}, DType::f32, 4);
+    const Tensor factor = o.constant({1}, 0.9);
+    return [=, &ctx = o.ctx] {
+      ctx.kernels->layer_norm_quant_backward(ctx, dx, dfactor, dy, x, w, b, mean, rstd, range,
+                                             {factor, kBits, Symmetry::symmetric}, addend);
+    };
+  });
+  for (const auto& [name, form] : kForms)
+    rows.add(concat("gpu/relu_quant/", name), 0, [form = form](Operands& o) -> Call {
+      const Tensor y = o.output({kR, kF}), range = o.output({kR, 2}, DType::f32);
+      const Tensor x = o.input({kR, kF}), factor = o.constant({1}, 0.9);
+      const IntegerTensors integers = integers_of(o, {kR, kF}, form);
+      return [=, &ctx = o.ctx] {
+        ctx.kernels->activation_quant_forward(ctx, y, integers.views(), range, x, Activation::relu,
+                                              {factor, kBits, Symmetry::symmetric});
+      };
+    });
+  rows.add("gpu/relu_quant/backward", 0, [](Operands& o) -> Call {
+    const Tensor dx = o.output({kR, kF}), dfactor = o.output({1}, DType::f32), dy = o.input({kR, kF});
+    const Tensor x = o.input({kR, kF}), range = o.input({kR, 2}, DType::f32, 4), factor = o.constant({1}, 0.9);
+    return [=, &ctx = o.ctx] {
+      ctx.kernels->activation_quant_backward(ctx, dx, dfactor, dy, x, range, Activation::relu,
+                                             {factor, kBits, Symmetry::symmetric});
+    };
+  });
+  for (const auto& [name, form] : kForms)
     rows.add(concat("gpu/gated_quant/", name), 0, [form = form](Operands& o) -> Call {
       const Tensor y = o.output({kR, kF}), range = o.output({kR, 2}, DType::f32);
       const Tensor gate = o.input({kR, kF}), up = o.input({kR, kF}), factor = o.constant({1}, 0.9);

@@ -101,11 +101,23 @@ struct Kernels {
   void (*fake_quant_backward)(Context&, View dx, View dfactor /*(1)*/, View dy, View x,
                               const ActivationQuantiser& quantiser);
   // Both ops in one pass, where only the quantiser reads what lies in between: y = fake_quant(rms_norm(x, w)) with the
-  // norm rounded to its type; range (R,2) f32: least and largest of each row of the norm. No dw: w is constant.
+  // norm rounded to its type; range (R,2) f32: least and largest of each row of the norm. Gradients are those of the
+  // two ops, with dn = m dy for dy of the norm. No dw: w is constant.
   void (*rms_norm_quant_forward)(Context&, View y, const IntegerRows& integers, View rstd /*(R)*/, View range, View x,
                                  View w /*(C)*/, double eps, const ActivationQuantiser& quantiser);
   void (*rms_norm_quant_backward)(Context&, View dx, View dfactor /*(1)*/, View dy, View x, View w, View rstd,
                                   View range, const ActivationQuantiser& quantiser, View addend);
+  // y = fake_quant(layer_norm(x, w, b)), as above; b is constant too.
+  void (*layer_norm_quant_forward)(Context&, View y, const IntegerRows& integers, View mean /*(R)*/, View rstd /*(R)*/,
+                                   View range, View x, View w /*(C)*/, View b /*(C)*/, double eps,
+                                   const ActivationQuantiser& quantiser);
+  void (*layer_norm_quant_backward)(Context&, View dx, View dfactor /*(1)*/, View dy, View x, View w, View b, View mean,
+                                    View rstd, View range, const ActivationQuantiser& quantiser, View addend);
+  // y = fake_quant(activation(x, kind)), as above.
+  void (*activation_quant_forward)(Context&, View y, const IntegerRows& integers, View range /*(R,2)*/, View x,
+                                   Activation kind, const ActivationQuantiser& quantiser);
+  void (*activation_quant_backward)(Context&, View dx, View dfactor /*(1)*/, View dy, View x, View range,
+                                    Activation kind, const ActivationQuantiser& quantiser);
   // y = fake_quant(gated(gate, up)), as above.
   void (*gated_quant_forward)(Context&, View y, const IntegerRows& integers, View range /*(R,2)*/, View gate, View up,
                               const ActivationQuantiser& quantiser);

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <vector>
 
 #include "core/kernel_args.h"
 #include "cpu/parallel.h"
@@ -90,6 +92,40 @@ double quantise_row_backward(T* dx, const T* dy, const T* x, std::int64_t count,
     }
   }
   return sum * double(s) / double(factor);
+}
+
+// The ops fused with a quantiser, for each row of y (R,C): make(h, r) writes the row that is quantised, whose range is
+// kept in `range` (R,2).
+template <class T, class Make>
+void quantise_rows(View y, const IntegerRows& integers, View range, const ActivationQuantiser& quantiser,
+                   const Make& make) {
+  const Rows<T> to = rows<T>(y), ranges = rows<T>(range);
+  const IntegersOut<T> out(integers);
+  const T factor = *elements<const T>(quantiser.factor);
+  parallel_for(to.rows, to.rows * to.cols, [&](std::int64_t r) {
+    make(to.row(r), r);
+    const RowRange<T> of_row = range_of_row(to.row(r), to.cols);
+    ranges(r, 0) = of_row.low, ranges(r, 1) = of_row.high;
+    quantise_row(to.row(r), out, r, to.row(r), to.cols,
+                 grid_of_range(of_row, factor, quantiser.bits, quantiser.symmetry));
+  });
+}
+
+// Their backward: make as before, pass(dh, r) gets the gradient of what it wrote.
+template <class T, class Make, class Pass>
+void quantise_rows_backward(View dfactor, View dy, View range, const ActivationQuantiser& quantiser, const Make& make,
+                            const Pass& pass) {
+  const Rows<const T> grad = rows<const T>(dy), ranges = rows<const T>(range);
+  const T factor = *elements<const T>(quantiser.factor);
+  std::vector<double> of_row(std::size_t(grad.rows));
+  parallel_for(grad.rows, grad.rows * grad.cols, [&](std::int64_t r) {
+    std::vector<T> h(std::size_t(grad.cols)), dh(h.size());
+    make(h.data(), r);
+    const RowGrid<T> grid = grid_of_range<T>({ranges(r, 0), ranges(r, 1)}, factor, quantiser.bits, quantiser.symmetry);
+    of_row[std::size_t(r)] = quantise_row_backward(dh.data(), grad.row(r), h.data(), grad.cols, grid, factor);
+    pass(dh.data(), r);
+  });
+  if (dfactor) *elements<T>(dfactor) = T(std::accumulate(of_row.begin(), of_row.end(), 0.0));
 }
 
 }  // namespace cbq::cpu

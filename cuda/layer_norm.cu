@@ -1,98 +1,30 @@
 // LayerNorm, Ba et al. 2016:
 //   y = n * w + b,  n = (x - mean) * rstd,  rstd = 1 / sqrt(var_c(x) + eps), biased variance
 //   dx = rstd (w dy - mean_c(w dy) - n mean_c(w dy n)) + addend,  dw = sum_r(dy n),  db = sum_r(dy)
+#include "cuda/layer_norm.cuh"
 #include "cuda/row_sums.cuh"
 
 namespace cbq::cuda {
 namespace {
 
-// Mean and squared distances from it, summed, of 2n numbers from those of n and n   (Chan et al. 1983, eq. 2.1)
-struct Moments {
-  float mean, squares;
-  __device__ void join(float other_mean, float other_squares, float n) {
-    const float difference = other_mean - mean;
-    mean = 0.5f * (mean + other_mean);
-    squares = (squares + other_squares) + difference * difference * (0.5f * n);  // alike from both sides
-  }
-};
-
-// The moments of a row that fills its shape: one reduction of pairs.
-template <class S, class T>
-__device__ Moments moments_of_full_row(const RowIn<S, T>& in) {
-  constexpr int kWarps = S::kThreads / 32;
-  constexpr std::int64_t cols = S::kColumns;
-  float sum = 0;
-  Moments row = {};
-  walk<S>(cols, [&](int i, auto c) {
-    const Pack<float, S::kPack> v = in.at(i, c);
-#pragma unroll
-    for (int k = 0; k < S::kPack; ++k) sum += v.v[k];
-  });
-  row.mean = sum / float(S::kElements);
-  walk<S>(cols, [&](int i, auto c) {
-    const Pack<float, S::kPack> v = in.at(i, c);
-#pragma unroll
-    for (int k = 0; k < S::kPack; ++k) row.squares += (v.v[k] - row.mean) * (v.v[k] - row.mean);
-  });
-  const auto over = [&](int threads, float n) {
-#pragma unroll
-    for (int offset = 1; offset < threads; offset *= 2, n *= 2)
-      row.join(__shfl_xor_sync(kFullWarp, row.mean, offset), __shfl_xor_sync(kFullWarp, row.squares, offset), n);
-  };
-  over(32, S::kElements);
-  if constexpr (kWarps > 1) {
-    __shared__ Moments of_warp[kWarps];
-    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = row;
-    __syncthreads();
-    row = of_warp[threadIdx.x % kWarps];
-    over(kWarps, 32 * S::kElements);
-  }
-  return row;
-}
-
-// Mean and 1 / sqrt(variance + eps) of a row; the variance from the centred row, which loses no digits to the mean.
-template <class S, class T>
-__device__ float2 moments(const RowIn<S, T>& in, std::int64_t cols, float eps) {
-  if constexpr (S::kHeld && S::kThreads < 1024) {  // registers of the widest shape do not suffice on every GPU
-    if (cols == S::kColumns) {
-      const Moments row = moments_of_full_row(in);
-      return {row.mean, 1 / sqrtf(row.squares / float(cols) + eps)};
-    }
-  }
-  float sum = 0, squares = 0;
-  walk<S>(cols, [&](int i, auto c) {
-    const Pack<float, S::kPack> v = in.at(i, c);
-#pragma unroll
-    for (int k = 0; k < S::kPack; ++k) sum += v.v[k];
-  });
-  const float mean = row_reduce<S>(sum, Sum()) / float(cols);
-  walk<S>(cols, [&](int i, auto c) {
-    const Pack<float, S::kPack> v = in.at(i, c);
-#pragma unroll
-    for (int k = 0; k < S::kPack; ++k) squares += (v.v[k] - mean) * (v.v[k] - mean);
-  });
-  return {mean, 1 / sqrtf(row_reduce<S>(squares, Sum()) / float(cols) + eps)};
-}
-
-// Floor: x read, y written; w and b, one row each, stay in the L1 cache. The row is held over both reductions.
+// Floor: x read, y written; w and b, one row each, stay in the L1 cache. The row is held over both reductions, and w,
+// on its way meanwhile, where registers suffice.
 template <class S, class T>
 __global__ void __launch_bounds__(S::kBlockThreads, S::kBlocksPerSm)
     forward_kernel(Rows<T> y, float* mean, float* rstd, Rows<const T> x, const T* w, const T* b, float eps) {
   await_previous();
   constexpr int N = S::kPack;
+  using WeightShape = std::conditional_t<kFewRegisters<S>, S, RowShape<N, S::kThreads, 0>>;
   take_row<S>(x.rows, [&](std::int64_t r) {
     const RowIn<S, T> in(row_of(x, r), x.cols);
-    const float2 of_row = moments(in, x.cols, eps);
-    const float m = of_row.x, s = of_row.y;
+    const RowIn<WeightShape, T> weights(w, x.cols);
+    const RowMoments of_row = moments(in, x.cols, eps);
     walk<S>(x.cols, [&](int i, auto c) {
-      const Pack<float, N> v = in.at(i, c), weight = load_floats<N>(w + c), bias = load_floats<N>(b + c);
-      Pack<T, N> out;
-#pragma unroll
-      for (int k = 0; k < N; ++k) out.v[k] = from_float<T>((v.v[k] - m) * s * weight.v[k] + bias.v[k]);
-      store_pack(row_of(y, r) + c, out);
+      const Pack<float, N> bias = load_floats<N>(b + c);
+      store_pack(row_of(y, r) + c, layer_normed<T>(in.at(i, c), of_row, weights.at(i, c), bias));
     });
-    if (mean && threadIdx.x == 0) mean[r] = m;
-    if (rstd && threadIdx.x == 0) rstd[r] = s;
+    if (mean && threadIdx.x == 0) mean[r] = of_row.mean;
+    if (rstd && threadIdx.x == 0) rstd[r] = of_row.rstd;
   });
 }
 

@@ -17,7 +17,7 @@ Var opt_block(Context& ctx, const ModelConfig& config, BlockLayers& layers, cons
   });
   return residual(NormRole::mlp, h, [&](const SiteInput& in, const Var& stream) {
     const Var up = layers.linears(ctx, Site::mlp_in, in, {})[0];
-    return add_to_stream(ctx, layers, Site::mlp_out, ops::activation(ctx, up, config.activation), stream);
+    return add_to_stream(ctx, layers, Site::mlp_out, SiteInput::activated(up, config.activation), stream);
   });
 }
 

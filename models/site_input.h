@@ -14,12 +14,14 @@ class SiteInput {
   static SiteInput normalised(const Norm& norm, Var x, double eps) {
     return SiteInput(Normalised{&norm, std::move(x), eps});
   }
+  // activation(x, kind)
+  static SiteInput activated(Var x, Activation kind) { return SiteInput(Activated{std::move(x), kind}); }
   // silu(gate) * up
   static SiteInput gated(Var gate, Var up) { return SiteInput(Gated{std::move(gate), std::move(up)}); }
 
   std::int64_t rows() const;
   Var value(Context& ctx) const;
-  // fake_quant of the value. In one pass where it is an RMSNorm of constant weight in the type of x, or gated.
+  // fake_quant of the value. In one pass where it is a norm of constant weights in the type of x, activated or gated.
   Var quantised(Context& ctx, const ops::ActivationQuantiserVars& quantiser) const;
 
  private:
@@ -28,13 +30,18 @@ class SiteInput {
     Var x;
     double eps;
   };
+  struct Activated {
+    Var x;
+    Activation kind;
+  };
   struct Gated {
     Var gate, up;
   };
   explicit SiteInput(Normalised from) : from_(std::move(from)) {}
+  explicit SiteInput(Activated from) : from_(std::move(from)) {}
   explicit SiteInput(Gated from) : from_(std::move(from)) {}
 
-  std::variant<Var, Normalised, Gated> from_;
+  std::variant<Var, Normalised, Activated, Gated> from_;
 };
 
 }  // namespace cbq

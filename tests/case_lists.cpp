@@ -38,10 +38,14 @@ std::vector<OpCase> quantiser_cases() {
     // Without clipped elements dfactor would be what bf16 rounds between the two ops.
     for (auto [R, C] : {std::pair{1, 257}, {257, 1}, {33, 32}, {65, 129}, {5, 4104}}) {
       cases.push_back(rms_norm_quant_case(R, C, symmetry, 0.83));
+      cases.push_back(layer_norm_quant_case(R, std::max(C, 4), symmetry, 0.83));
+      for (Activation kind : {Activation::relu, Activation::gelu})
+        cases.push_back(activation_quant_case(R, C, kind, symmetry, 0.83));
       cases.push_back(gated_quant_case(R, C, symmetry, 0.83));
     }
-    for (Between between : {Between::identity, Between::scale})
-      cases.push_back(residual_norm_case(65, symmetry == Symmetry::symmetric ? 129 : 64, NormKind::rms_quant, between));
+    for (NormKind kind : {NormKind::rms_quant, NormKind::layer_quant})
+      for (Between between : {Between::identity, Between::scale})
+        cases.push_back(residual_norm_case(65, symmetry == Symmetry::symmetric ? 129 : 64, kind, between));
     for (GridOutput wanted : {GridOutput::scale, GridOutput::zero, GridOutput::sum}) {
       cases.push_back(clip_grid_case(33, 1, 4, symmetry, wanted));
       cases.push_back(clip_grid_case(31, 32, 2, symmetry, wanted));
@@ -124,9 +128,10 @@ std::vector<OpCase> all_cases() {
 std::vector<OpCase> model_cases(std::int64_t tokens) {
   constexpr std::int64_t kC = 4096, kF = 11008, kV = 32000, kH = 32, kD = 128;
   // dfactor, a sum of as many terms of either sign, would show what bf16 rounds between the two ops.
-  OpCase norm_quant = rms_norm_quant_case(tokens, kC, Symmetry::symmetric, 0.83);
-  OpCase gate_quant = gated_quant_case(tokens, kF, Symmetry::symmetric, 0.83);
-  norm_quant.inputs.back().role = gate_quant.inputs.back().role = Role::constant;
+  const auto with_constant_factor = [](OpCase c) {
+    c.inputs.back().role = Role::constant;
+    return c;
+  };
   return {rms_norm_case(tokens, kC),
           layer_norm_case(tokens, kC),
           rope_case(1, tokens, kH, kD),
@@ -141,8 +146,10 @@ std::vector<OpCase> model_cases(std::int64_t tokens) {
           kl_case(tokens, kC),
           cross_entropy_case(tokens, kV),
           fake_quant_case(tokens, kC, 4, Symmetry::symmetric, 1.1),
-          std::move(norm_quant),
-          std::move(gate_quant),
+          with_constant_factor(rms_norm_quant_case(tokens, kC, Symmetry::symmetric, 0.83)),
+          with_constant_factor(layer_norm_quant_case(tokens, kC, Symmetry::symmetric, 0.83)),
+          with_constant_factor(activation_quant_case(tokens, kF, Activation::relu, Symmetry::symmetric, 0.83)),
+          with_constant_factor(gated_quant_case(tokens, kF, Symmetry::symmetric, 0.83)),
           quantise_weight_case({kC, kC, 1, 4}, Rounder::straight_through, Offset::dense, Learned::everything),
           quantise_weight_case({kC, kC, 32, 4}, Rounder::sigmoid, Offset::factors, Learned::everything)};
 }

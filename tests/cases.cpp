@@ -82,9 +82,10 @@ OpCase layer_norm_case(std::int64_t R, std::int64_t C) {
 }
 
 OpCase residual_norm_case(std::int64_t R, std::int64_t C, NormKind kind, Between between) {
-  OpCase c = kind == NormKind::rms     ? rms_norm_case(R, C)
-             : kind == NormKind::layer ? layer_norm_case(R, C)
-                                       : rms_norm_quant_case(R, C, Symmetry::symmetric, 0.83);
+  OpCase c = kind == NormKind::rms         ? rms_norm_case(R, C)
+             : kind == NormKind::layer     ? layer_norm_case(R, C)
+             : kind == NormKind::rms_quant ? rms_norm_quant_case(R, C, Symmetry::symmetric, 0.83)
+                                           : layer_norm_quant_case(R, C, Symmetry::symmetric, 0.83);
   c.name += between == Between::scale ? "_scaled_residual" : "_residual";
   c.kernels.push_back("add");
   for (std::size_t i = 1; i < c.inputs.size(); ++i) c.inputs[i].role = Role::constant;

@@ -56,7 +56,7 @@ OpCase layer_norm_case(std::int64_t R, std::int64_t C);
 // x + f(norm(x)), w and b constant, where the norm's backward adds to the gradient of x: one that f's backward still
 // reads (f is the identity) or has let go of (f scales).
 enum class Between { identity, scale };
-enum class NormKind { rms, layer, rms_quant };
+enum class NormKind { rms, layer, rms_quant, layer_quant };
 OpCase residual_norm_case(std::int64_t R, std::int64_t C, NormKind kind, Between between);
 OpCase softmax_case(std::int64_t R, std::int64_t C);
 OpCase activation_case(std::int64_t R, std::int64_t C, Activation kind);
@@ -77,6 +77,9 @@ OpCase cross_entropy_case(std::int64_t R, std::int64_t V);
 OpCase fake_quant_case(std::int64_t R, std::int64_t C, int bits, Symmetry symmetry, double factor,
                        ops::Form form = ops::Form::values);
 OpCase rms_norm_quant_case(std::int64_t R, std::int64_t C, Symmetry symmetry, double factor);
+// C at least 4.
+OpCase layer_norm_quant_case(std::int64_t R, std::int64_t C, Symmetry symmetry, double factor);
+OpCase activation_quant_case(std::int64_t R, std::int64_t C, Activation kind, Symmetry symmetry, double factor);
 OpCase gated_quant_case(std::int64_t R, std::int64_t C, Symmetry symmetry, double factor);
 
 enum class GridOutput { scale, zero, sum };

@@ -132,6 +132,7 @@ TEST(CudaFakeQuant, FusedOpsAreTheTwoOps) {
         values[std::size_t(cols)] = first;  // of the second row
         const Tensor x = from_host<double>(gpu(), {3, cols}, dtype, values);
         const Tensor up = drawn({3, cols}, dtype), w = drawn({cols}, dtype), dy = drawn({3, cols}, dtype);
+        const Tensor bias = drawn({cols}, dtype);
         const Tensor factor = full(gpu(), {1}, DType::f32, 0.8);
         const auto run = [&](const auto& op) {
           Tape tape(gpu());
@@ -143,7 +144,7 @@ TEST(CudaFakeQuant, FusedOpsAreTheTwoOps) {
             if (v.slot->grad) results.push_back(to_host<double>(gpu(), v.slot->grad));
           return results;
         };
-        const auto compare = [&](const char* what, const auto& fused, const auto& two) {
+        const auto compare = [&](const std::string& what, const auto& fused, const auto& two) {
           const std::vector<Values> actual = run(fused), again = run(fused), expected = run(two);
           ASSERT_EQ(actual.size(), expected.size());
           for (std::size_t i = 0; i < actual.size(); ++i)
@@ -164,6 +165,20 @@ TEST(CudaFakeQuant, FusedOpsAreTheTwoOps) {
             [&](const Var& a, const Var&, const auto& q) {
               return ops::fake_quant(gpu(), ops::rms_norm(gpu(), a, w, 1e-5), q);
             });
+        const double eps = narrow_eps(cols);
+        compare(
+            "layer_norm",
+            [&](const Var& a, const Var&, const auto& q) { return ops::layer_norm_quant(gpu(), a, w, bias, eps, q); },
+            [&](const Var& a, const Var&, const auto& q) {
+              return ops::fake_quant(gpu(), ops::layer_norm(gpu(), a, w, bias, eps), q);
+            });
+        for (Activation kind : {Activation::relu, Activation::silu, Activation::gelu, Activation::gelu_tanh})
+          compare(
+              concat("activation ", int(kind)),
+              [&](const Var& a, const Var&, const auto& q) { return ops::activation_quant(gpu(), a, kind, q); },
+              [&](const Var& a, const Var&, const auto& q) {
+                return ops::fake_quant(gpu(), ops::activation(gpu(), a, kind), q);
+              });
         compare(
             "gated", [&](const Var& a, const Var& b, const auto& q) { return ops::gated_quant(gpu(), a, b, q); },
             [&](const Var& a, const Var& b, const auto& q) {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "tests/cases.h"
 
@@ -19,22 +20,59 @@ RowGrid row_grid(double low, double high, int bits, Symmetry symmetry) {
   return {step, std::nearbyint(-low / step)};
 }
 
-// One row whose elements stay clear of rounding ties. The first two are its extremes.
+// The range of a row whose elements stay clear of rounding ties.
+struct ClearRange {
+  double low, high, step;
+
+  ClearRange(double from, double to, int bits, Symmetry symmetry, double factor) : low(from), high(to) {
+    const RowGrid grid = row_grid(low, high, bits, symmetry);
+    step = grid.step * factor;
+    zero_is_clear_ = symmetry == Symmetry::symmetric || tie_distance(-low / grid.step) >= 0.05;
+  }
+  // Of itself, zero point included.
+  bool is_clear() const { return zero_is_clear_ && is_clear(low) && is_clear(high); }
+  bool is_clear(double x) const { return tie_distance(x / step) > 0.05; }
+  double draw(Rng& rng, double from, double to) const {
+    double x;
+    do x = uniform(rng, from, to);
+    while (!is_clear(x));
+    return x;
+  }
+
+ private:
+  bool zero_is_clear_;
+};
+
+ClearRange draw_range(Rng& rng, std::size_t columns, int bits, Symmetry symmetry, double factor) {
+  for (;;) {
+    const double low = uniform(rng, -3, -1), high = uniform(rng, 1, 3);
+    const ClearRange range(columns == 1 ? 0 : low, high, bits, symmetry, factor);
+    if (range.is_clear()) return range;
+  }
+}
+
+// One clear row. The first two elements are its extremes.
 void draw_row(Rng& rng, std::span<double> row, int bits, Symmetry symmetry, double factor) {
-  const auto is_clear = [&](const RowGrid& grid, double x) { return tie_distance(x / (grid.step * factor)) > 0.05; };
-  RowGrid grid;
-  double low, high;
+  const ClearRange range = draw_range(rng, row.size(), bits, symmetry, factor);
+  for (double& x : row) x = range.draw(rng, range.low, range.high);
+  row[0] = range.high;
+  if (row.size() > 1) row[1] = range.low;
+}
+
+// One clear row with sum_c (row - b) / w = 0. Each element is drawn against the sum so far, the last one closes it.
+void draw_row_around(Rng& rng, std::span<double> row, std::span<const double> w, std::span<const double> b, int bits,
+                     Symmetry symmetry, double factor) {
+  const ClearRange range = draw_range(rng, row.size(), bits, symmetry, factor);
+  row[0] = range.high, row[1] = range.low;
+  const std::size_t last = row.size() - 1;
   do {
-    low = uniform(rng, -3, -1), high = uniform(rng, 1, 3);
-    if (row.size() == 1) low = 0;
-    grid = row_grid(low, high, bits, symmetry);
-  } while (!is_clear(grid, low) || !is_clear(grid, high) ||
-           (symmetry == Symmetry::asymmetric && tie_distance(-low / grid.step) < 0.05));
-  for (double& x : row) do
-      x = uniform(rng, low, high);
-    while (!is_clear(grid, x));
-  row[0] = high;
-  if (row.size() > 1) row[1] = low;
+    double sum = 0;
+    for (std::size_t c = 0; c < last; ++c) {
+      if (c > 1) row[c] = sum > 0 ? range.draw(rng, range.low, 0) : range.draw(rng, 0, range.high);
+      sum += (row[c] - b[c]) / w[c];
+    }
+    row[last] = b[last] - w[last] * sum;
+  } while (row[last] < range.low || row[last] > range.high || !range.is_clear(row[last]));
 }
 
 // The value that a quantiser reads as a smooth function of the inputs, the last of which is the factor: x itself, or
@@ -134,6 +172,102 @@ OpCase rms_norm_quant_case(std::int64_t R, std::int64_t C, Symmetry symmetry, do
                 for (std::size_t c = 0; c < row.size(); ++c) row[c] *= in[1][c] / std::sqrt(squares / double(C) + eps);
               }
               return n;
+            });
+          }};
+}
+
+// The norm n is a clear row for which u = (n - b) / w has the mean 0: that of x = c u + m, c^2 (1 - var u) = eps.
+OpCase layer_norm_quant_case(std::int64_t R, std::int64_t C, Symmetry symmetry, double factor) {
+  constexpr double kEps = 0.5;  // c is near 1 with it
+  return {"layer_norm_quant" + grid_label(symmetry, factor, {R, C}),
+          {"layer_norm_quant_forward", "layer_norm_quant_backward"},
+          {{{R, C}}, {{C}, Role::constant}, {{C}, Role::constant}, kFactor},
+          [=] {
+            Rng rng(kSeed);
+            const std::size_t columns = std::size_t(C);
+            Values x(std::size_t(R) * columns), w(columns), b(columns);
+            for (double& v : w) v = uniform(rng, 3.5, 4.5);  // |u| below 1
+            for (double& v : b) v = uniform(rng, -0.25, 0.25);
+            for (std::size_t r = 0; r < std::size_t(R); ++r) {
+              const std::span row = std::span(x).subspan(r * columns, columns);
+              draw_row_around(rng, row, w, b, kFusedBits, symmetry, factor);
+              double squares = 0;
+              for (std::size_t c = 0; c < columns; ++c) {
+                row[c] = (row[c] - b[c]) / w[c];
+                squares += row[c] * row[c];
+              }
+              const double scale = std::sqrt(kEps / (1 - squares / double(C))), mean = uniform(rng, -0.1, 0.1);
+              for (double& v : row) v = scale * v + mean;
+            }
+            return rounded({std::move(x), std::move(w), std::move(b), {factor}});
+          },
+          [=](Context& ctx, Vars in) {
+            return ops::layer_norm_quant(ctx, in[0], in[1].value, in[2].value, kEps, {in[3], kFusedBits, symmetry});
+          },
+          8.0 * double(R * C),
+          14.0 * double(R * C),
+          kDifferences,
+          [=](std::span<const Values> point) {
+            return fake_quant_surrogate(point, R, C, kFusedBits, symmetry, [=](std::span<const Values> in) {
+              Values n = in[0];
+              for (std::size_t r = 0; r < std::size_t(R); ++r) {
+                const std::span row = std::span(n).subspan(r * std::size_t(C), std::size_t(C));
+                double sum = 0, squares = 0;
+                for (double x : row) sum += x;
+                const double mean = sum / double(C);
+                for (double x : row) squares += (x - mean) * (x - mean);
+                const double rstd = 1 / std::sqrt(squares / double(C) + kEps);
+                for (std::size_t c = 0; c < row.size(); ++c) row[c] = (row[c] - mean) * rstd * in[1][c] + in[2][c];
+              }
+              return n;
+            });
+          }};
+}
+
+// f(x) is a clear row; its extremes are those of the first two elements and 0.
+OpCase activation_quant_case(std::int64_t R, std::int64_t C, Activation kind, Symmetry symmetry, double factor) {
+  require(kind == Activation::relu || kind == Activation::gelu, "activation_quant_case: relu or gelu");
+  const auto f = [kind](double x) {
+    return kind == Activation::relu ? std::max(x, 0.0) : x * std::erfc(-x / std::numbers::sqrt2) / 2;
+  };
+  return {(kind == Activation::relu ? "relu_quant" : "gelu_quant") + grid_label(symmetry, factor, {R, C}),
+          {"activation_quant_forward", "activation_quant_backward"},
+          {{{R, C}}, kFactor},
+          [=] {
+            Rng rng(kSeed);
+            Values x(std::size_t(R * C));
+            const std::size_t columns = std::size_t(C);
+            for (std::size_t r = 0; r < std::size_t(R); ++r) {
+              const std::span row = std::span(x).subspan(r * columns, columns);
+              double most, least;
+              const auto range = [&] {
+                return ClearRange(columns == 1 ? 0 : f(least), f(most), kFusedBits, symmetry, factor);
+              };
+              do most = uniform(rng, 1, 3), least = uniform(rng, -0.9, -0.6);
+              while (!range().is_clear());
+              const auto fits = [&, of_row = range()](double v) {
+                const double h = f(v);
+                return std::abs(v) > 0.125 && h >= of_row.low && h <= of_row.high && of_row.is_clear(h);
+              };
+              for (double& v : row) do
+                  v = uniform(rng, -3, 3);  // away from the kink of relu
+                while (!fits(v));
+              row[0] = most;
+              if (columns > 1) row[1] = least;
+            }
+            return rounded({std::move(x), {factor}});
+          },
+          [=](Context& ctx, Vars in) {
+            return ops::activation_quant(ctx, in[0], kind, {in[1], kFusedBits, symmetry});
+          },
+          8.0 * double(R * C),
+          12.0 * double(R * C),
+          kDifferences,
+          [=](std::span<const Values> point) {
+            return fake_quant_surrogate(point, R, C, kFusedBits, symmetry, [=](std::span<const Values> in) {
+              Values h = in[0];
+              for (double& v : h) v = f(v);
+              return h;
             });
           }};
 }

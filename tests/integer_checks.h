@@ -48,12 +48,15 @@ inline void check_integers(Context& ctx, DType dtype) {
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = i < values.size() / 4 ? 0 : rng.normal();
     values.back() = std::nan("");
     const Tensor x = from_host<double>(ctx, {4, cols}, dtype, values), up = random({4, cols}, dtype, 1);
-    const Tensor w = random({cols}, dtype, 1);
-    for (auto [bits, symmetry] : {std::pair{4, Symmetry::asymmetric}, {2, Symmetry::asymmetric}, {5, Symmetry::symmetric}}) {
+    const Tensor w = random({cols}, dtype, 1), b = random({cols}, dtype, 1);
+    for (auto [bits, symmetry] :
+         {std::pair{4, Symmetry::asymmetric}, {2, Symmetry::asymmetric}, {5, Symmetry::symmetric}}) {
       const ops::ActivationQuantiserVars q{factor, bits, symmetry, ops::Form::with_integers};
       const std::string what = concat(cols, " columns, ", bits, " bits, ", dtype);
       expect_integers(ctx, ops::fake_quant(ctx, x, q), "fake_quant, " + what);
       expect_integers(ctx, ops::rms_norm_quant(ctx, x, w, 1e-5, q), "rms_norm_quant, " + what);
+      expect_integers(ctx, ops::layer_norm_quant(ctx, x, w, b, 1e-5, q), "layer_norm_quant, " + what);
+      expect_integers(ctx, ops::activation_quant(ctx, x, Activation::relu, q), "activation_quant, " + what);
       expect_integers(ctx, ops::gated_quant(ctx, x, up, q), "gated_quant, " + what);
       ops::ActivationQuantiserVars values_alone = q;
       values_alone.form = ops::Form::values;

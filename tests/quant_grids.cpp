@@ -128,6 +128,7 @@ TEST(FakeQuant, FusedOpsAreTheTwoOps) {
           return from_host<double>(*ctx, shape, dtype, random_values(rng, shape.count(), 2));
         };
         const Tensor x = drawn({5, cols}), up = drawn({5, cols}), w = drawn({cols}), dy = drawn({5, cols});
+        const Tensor bias = drawn({cols});
         const Tensor factor = full(*ctx, {1}, dtype, 0.8);
         const auto run = [&](const auto& op) {
           Tape tape(*ctx);
@@ -145,6 +146,20 @@ TEST(FakeQuant, FusedOpsAreTheTwoOps) {
               return ops::fake_quant(*ctx, ops::rms_norm(*ctx, a, w, 1e-5), q);
             }))
             << cols << " " << dtype;
+        EXPECT_EQ(run([&](const Var& a, const Var&, const auto& q) {
+                    return ops::layer_norm_quant(*ctx, a, w, bias, 1e-5, q);
+                  }),
+                  run([&](const Var& a, const Var&, const auto& q) {
+                    return ops::fake_quant(*ctx, ops::layer_norm(*ctx, a, w, bias, 1e-5), q);
+                  }))
+            << cols << " " << dtype;
+        for (Activation kind : {Activation::relu, Activation::silu, Activation::gelu, Activation::gelu_tanh})
+          EXPECT_EQ(
+              run([&](const Var& a, const Var&, const auto& q) { return ops::activation_quant(*ctx, a, kind, q); }),
+              run([&](const Var& a, const Var&, const auto& q) {
+                return ops::fake_quant(*ctx, ops::activation(*ctx, a, kind), q);
+              }))
+              << cols << " " << dtype << " " << int(kind);
         EXPECT_EQ(run([&](const Var& a, const Var& b, const auto& q) { return ops::gated_quant(*ctx, a, b, q); }),
                   run([&](const Var& a, const Var& b, const auto& q) {
                     return ops::fake_quant(*ctx, ops::gated(*ctx, a, b), q);

@@ -41,6 +41,32 @@ struct RmsNormQuantNode {
   }
 };
 
+struct LayerNormQuantNode {
+  Tensor x, w, b, mean, rstd, range;
+  SavedActivationQuantiser quantiser;
+  std::int64_t saved_bytes() const { return bytes_of(x, w, b, mean, rstd, range, quantiser.factor); }
+  void backward(Context& ctx, const Tensor& dy, const Grads& grads) const {
+    auto [dx, addend] = grads.take(0, x.shape(), x.dtype());
+    Tensor dfactor = grads.make(1, quantiser.factor);
+    ctx.kernels->layer_norm_quant_backward(ctx, dx, dfactor, dy, x, w, b, mean, rstd, range, quantiser.views(), addend);
+    grads.set(0, std::move(dx));
+    grads.set(1, std::move(dfactor));
+  }
+};
+
+struct ActivationQuantNode {
+  Tensor x, range;
+  Activation kind;
+  SavedActivationQuantiser quantiser;
+  std::int64_t saved_bytes() const { return bytes_of(x, range, quantiser.factor); }
+  void backward(Context& ctx, const Tensor& dy, const Grads& grads) const {
+    Tensor dx = grads.make(0, x), dfactor = grads.make(1, quantiser.factor);
+    ctx.kernels->activation_quant_backward(ctx, dx, dfactor, dy, x, range, kind, quantiser.views());
+    grads.set(0, std::move(dx));
+    grads.set(1, std::move(dfactor));
+  }
+};
+
 struct GatedQuantNode {
   Tensor gate, up, range;
   SavedActivationQuantiser quantiser;
@@ -189,6 +215,37 @@ Var rms_norm_quant(Context& ctx, const Var& x, const Tensor& w, double eps, cons
   return with_integers(Tape::record(std::move(y), {x, quantiser.factor},
                                     RmsNormQuantNode{x.value, w, std::move(rstd), std::move(range), saved}),
                        std::move(integers));
+}
+
+Var layer_norm_quant(Context& ctx, const Var& x, const Tensor& w, const Tensor& b, double eps,
+                     const ActivationQuantiserVars& quantiser) {
+  const DType dtype = x.value.dtype(), statistics = statistics_dtype(dtype);
+  require_norm("layer_norm_quant", x.value, eps);
+  require_tensor("layer_norm_quant", "w", w, {x.value.cols()}, dtype);
+  require_tensor("layer_norm_quant", "b", b, {x.value.cols()}, dtype);
+  require_quantiser("layer_norm_quant", quantiser, dtype);
+  const SavedActivationQuantiser saved(quantiser);
+  Tensor y(ctx, x.shape(), dtype), mean(ctx, {x.value.rows()}, statistics), rstd(ctx, mean.shape(), statistics);
+  Tensor range(ctx, {x.value.rows(), 2}, statistics);
+  IntegerTensors integers = make_integers(ctx, x.value, quantiser.form);
+  ctx.kernels->layer_norm_quant_forward(ctx, y, integers.views(), mean, rstd, range, x.value, w, b, eps, saved.views());
+  return with_integers(
+      Tape::record(std::move(y), {x, quantiser.factor},
+                   LayerNormQuantNode{x.value, w, b, std::move(mean), std::move(rstd), std::move(range), saved}),
+      std::move(integers));
+}
+
+Var activation_quant(Context& ctx, const Var& x, Activation kind, const ActivationQuantiserVars& quantiser) {
+  require_float("activation_quant", "x", x.value);
+  const DType dtype = x.value.dtype();
+  require_quantiser("activation_quant", quantiser, dtype);
+  const SavedActivationQuantiser saved(quantiser);
+  Tensor y(ctx, x.shape(), dtype), range(ctx, {x.value.rows(), 2}, statistics_dtype(dtype));
+  IntegerTensors integers = make_integers(ctx, x.value, quantiser.form);
+  ctx.kernels->activation_quant_forward(ctx, y, integers.views(), range, x.value, kind, saved.views());
+  return with_integers(
+      Tape::record(std::move(y), {x, quantiser.factor}, ActivationQuantNode{x.value, std::move(range), kind, saved}),
+      std::move(integers));
 }
 
 Var gated_quant(Context& ctx, const Var& gate, const Var& up, const ActivationQuantiserVars& quantiser) {
