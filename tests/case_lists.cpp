@@ -41,7 +41,7 @@ std::vector<OpCase> quantiser_cases() {
       cases.push_back(rms_norm_quant_case(R, C, symmetry, 0.83));
       cases.push_back(layer_norm_quant_case(R, std::max(C, 4), symmetry, 0.68));
       for (Activation kind : {Activation::relu, Activation::gelu})
-        cases.push_back(activation_quant_case(R, C, kind, symmetry, 0.68));
+        cases.push_back(activation_quant_case(R, C, kind, symmetry, 0.72));
       cases.push_back(gated_quant_case(R, C, symmetry, 0.83));
     }
     for (NormKind kind : {NormKind::rms_quant, NormKind::layer_quant})
