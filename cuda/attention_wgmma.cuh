@@ -154,7 +154,7 @@ struct ResultTile {
 
 // Shared memory of a block: kFixedTiles tiles that stay for a piece of work, a ring of stages, kExtraBytes more for
 // each stage, places that kResults results pass through, and barriers. Stages and fixed tiles are released by each
-// warp.
+// warp, stages with more by each thread.
 template <class Tile>
 struct SharedParts {
   using Result = ResultTile<Tile::kDim>;
@@ -180,7 +180,7 @@ struct SharedParts {
     if (threadIdx.x == 0) {
 #pragma unroll
       for (int i = 0; i < kFixedTiles; ++i) fixed[i].init(kComputingWarps);
-      ring.init(kComputingWarps);
+      ring.init(Tile::kExtraBytes > 0 ? kComputingThreads : kComputingWarps);
       publish_barriers();
     }
     __syncthreads();

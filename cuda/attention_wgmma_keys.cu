@@ -127,7 +127,7 @@ __device__ void compute_tiles(const AttentionBackward<bf16>& a, const KeysMaps& 
         shared.fixed[0].release();
         shared.fixed[1].release();
       }
-      ring.release();
+      ring.release_each();
       ring.advance();
     }
     shared.fixed[0].advance();
