@@ -204,10 +204,10 @@ inline std::vector<RoundingSpec> rounding_specs() {
 }
 
 // `spec` and, where the rounder takes one, copies of it with a regulariser whose gradients are as large as the others.
-inline std::vector<RoundingSpec> with_regularisers(const RoundingSpec& spec) {
+inline std::vector<RoundingSpec> with_regularisers(const RoundingSpec& spec, std::initializer_list<double> betas) {
   std::vector<RoundingSpec> specs = {spec};
   if (spec.rounder != Rounder::sigmoid) return specs;
-  for (double beta : {20.0, 2.0, 7.3}) {
+  for (double beta : betas) {
     specs.push_back(spec);
     specs.back().lambda = double(spec.out * spec.in) / beta, specs.back().beta = beta;
   }
