@@ -4,8 +4,8 @@
 #   tests      every test of the CUDA backend
 #   memcheck   compute-sanitizer's search for accesses out of bounds, over all tests but those of model shapes; calls
 #              that the driver refuses are not counted, since tests ask for what it must refuse
-#   racecheck  its search for races in shared memory, over the ops at small shapes; it reports cuBLASLt's own kernels
-#              (nvjet), which are left out
+#   racecheck  its search for races in shared memory, over the ops at small shapes but products: it reports cuBLASLt's
+#              own kernels
 #   golden     perplexities of the models of CBQ_TEST_DATA on the GPU, in float32 and bfloat16
 #   runs       whole runs on the GPU: every method, two runs with equal bytes, runs killed and resumed
 #
@@ -34,10 +34,7 @@ for check in "$@"; do
   case $check in
     tests) "$build/tests/test_cuda" --gtest_brief=1 ;;
     memcheck) sanitize memcheck "-$faults:$large:CudaFakeQuant.RowsOfEveryLength*" --report-api-errors no ;;
-    racecheck)
-      sanitize racecheck "*Parity*:*CudaAttention*:CudaPacking*:CudaRounding.Gradients*-$large" \
-        --kernel-name-exclude kernel_substring=nvjet
-      ;;
+    racecheck) sanitize racecheck "*Parity*:*CudaAttention*:CudaPacking*:CudaRounding.Gradients*-$large:*matmul*:*linear*" ;;
     golden) "$build/tests/test_perplexity" --gtest_filter='*gpu*' ;;
     runs)
       "$build/tests/test_run" --gtest_filter='*/gpu'
