@@ -19,7 +19,9 @@ struct Layer {
         zero(o.constant({shape[0], 1}, 8)),
         a1(o.input({shape[0], kRank}, DType::f32, 0.1)),
         a2(o.input({kRank, shape[1]}, DType::f32, 0.1)) {}
-  WeightQuantiser quantiser(Rounder rounder) const { return {w, {scale, zero, kBits}, rounder, {{}, a1, a2}}; }
+  WeightQuantiser quantiser(Rounder rounder, View regulariser = {}) const {
+    return {w, {scale, zero, kBits}, rounder, {{}, a1, a2}, {}, regulariser};
+  }
 };
 
 struct Gradients {
@@ -51,7 +53,10 @@ Call forward(Operands& o, Rounder rounder, ops::Form form) {
   };
 }
 
-Call backward(Operands& o, Rounder rounder) {
+enum class Regularised { no, yes };
+
+Call backward(Operands& o, Rounder rounder, Regularised regularised) {
+  const Tensor regulariser = regularised == Regularised::yes ? o.constant({2}, 2) : Tensor();
   std::vector<Layer> layers;
   std::vector<Tensor> dw_hat;
   std::vector<Gradients> gradients;
@@ -64,7 +69,7 @@ Call backward(Operands& o, Rounder rounder) {
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const Gradients& g = gradients[i];
       ctx.kernels->quantise_weight_backward(ctx, {{}, g.scale, {}, {}, g.a1, g.a2}, dw_hat[i],
-                                            layers[i].quantiser(rounder));
+                                            layers[i].quantiser(rounder, regulariser));
     }
   };
 }
@@ -77,8 +82,10 @@ void add_weight_rows(GpuRows& rows) {
     rows.add(concat("gpu/weights of two blocks/", name, "/forward"), 0,
              [rounder = rounder](Operands& o) { return forward(o, rounder, ops::Form::values); });
     rows.add(concat("gpu/weights of two blocks/", name, "/backward"), 0,
-             [rounder = rounder](Operands& o) { return backward(o, rounder); });
+             [rounder = rounder](Operands& o) { return backward(o, rounder, Regularised::no); });
   }
+  rows.add("gpu/weights of two blocks/sigmoid/backward with regulariser", 0,
+           [](Operands& o) { return backward(o, Rounder::sigmoid, Regularised::yes); });
   rows.add("gpu/weights of two blocks/straight_through/forward with integers", 0,
            [](Operands& o) { return forward(o, Rounder::straight_through, ops::Form::with_integers); });
 }

@@ -14,7 +14,7 @@ struct Passed {
 struct ValueTerm {
   float moves;  // 1 where s moves the quotient, 0 where that is of a start_scale
 
-  __device__ void start() {}
+  __device__ void start() {}  // once a thread, before its first weight
   __device__ static float unit(float s) { return s; }
   __device__ Passed operator()(const Rounded& x, float dy, const Step& step) const {
     const float clipped = clip_nan(x.u, step.low, step.high);
