@@ -35,8 +35,8 @@ std::vector<OpCase> quantiser_cases() {
     for (double factor : {0.83, 1.1})
       for (auto [R, C] : {std::pair{1, 257}, {257, 1}, {31, 33}, {33, 32}, {257, 129}})
         cases.push_back(fake_quant_case(R, C, R == 33 ? 8 : 4, symmetry, factor));
-    // Without clipped elements dfactor would be what bf16 rounds between the two ops. At these factors their sums do not
-    // nearly cancel.
+    // Without clipped elements dfactor would be what bf16 rounds between the two ops. At these factors their sums do
+    // not nearly cancel.
     for (auto [R, C] : {std::pair{1, 257}, {257, 1}, {33, 32}, {65, 129}, {5, 4104}}) {
       cases.push_back(rms_norm_quant_case(R, C, symmetry, 0.83));
       cases.push_back(layer_norm_quant_case(R, std::max(C, 4), symmetry, 0.68));
