@@ -27,6 +27,10 @@ inline void require_alike(const char* op, const Tensor& a, const Tensor& b) {
   require_tensor(op, "the second input", b, a.shape(), a.dtype());
 }
 
+inline void require_bits(const char* op, int bits, int most) {
+  require(bits >= 2 && bits <= most, op, ": expected 2 to ", most, " bits, got ", bits);
+}
+
 // With eps = 0 a row of zeros would give NaN.
 inline void require_norm(const char* op, const Tensor& x, double eps) {
   require_float(op, "x", x);
