@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "core/kernels.h"
 
@@ -21,20 +22,32 @@ class CountingAllocator final : public Allocator {
 };
 
 template <class... Arguments>
-void nothing(Context&, Arguments...) {}
+using Kernel = void (*)(Context&, Arguments...);
+
+// Any kernel, that does nothing.
+struct Nothing {
+  template <class... Arguments>
+  operator Kernel<Arguments...>() const {
+    return [](Context&, Arguments...) {};
+  }
+};
 
 void zeros(Context&, void* host, const void*, std::int64_t bytes) {
   if (bytes > 0) std::memset(host, 0, std::size_t(bytes));
 }
 
-const Kernels kKernels = {
-    nothing, zeros,   nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing,
-    nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing,
-    nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing,
-    nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing,
-    nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing,
-    nothing, nothing, nothing, nothing, nothing, nothing, nothing,
-};
+template <std::size_t... kEntry>
+Kernels do_nothing(std::index_sequence<kEntry...>) {
+  return {(void(kEntry), Nothing())...};
+}
+
+Kernels dry_kernels() {
+  Kernels kernels = do_nothing(std::make_index_sequence<sizeof(Kernels) / sizeof(Kernel<>)>());
+  kernels.copy_to_host = zeros;
+  return kernels;
+}
+
+const Kernels kKernels = dry_kernels();
 
 class DryRun final : public Context {
  public:

@@ -207,10 +207,6 @@ __device__ void store_floats(T* to, const float (&x)[N]) {
 __device__ inline float integer_of(const Rounded& x, const Step& step) {
   return clip_nan(x.u, step.low, step.high);
 }
-// w_hat
-__device__ inline float value_of(const Rounded& x, const Step& step) {
-  return step.s * integer_of(x, step);
-}
 
 // q = clip(u, -z, N - z) + z of a pack; NaN gives 0.
 template <int N>

@@ -198,4 +198,61 @@ OpCase linear_case(const OpCase& x, const OpCase& w, Bias bias, Addend addend) {
   return c;
 }
 
+OpCase clip_grid_case(std::int64_t out, std::int64_t groups, int bits, Symmetry symmetry, GridOutput wanted) {
+  constexpr const char* kNames[] = {"_scale", "_zero", "_sum"};
+  const Input constant{{out, groups}, Role::constant, Width::statistic};
+  const Input learned{{out, groups}, Role::differentiated, Width::statistic};
+  const std::vector<Input> in = {constant, constant, learned, learned};
+  // s, and z before rounding; the straight-through round is 1 * that plus a constant.
+  struct Grid {
+    double step, zero;
+  };
+  const auto grid = [bits, symmetry](std::span<const Values> x, std::size_t i) -> Grid {
+    const double s0 = x[0][i], z0 = x[1][i], low = x[2][i], high = x[3][i];
+    if (symmetry == Symmetry::symmetric) return {high * s0, z0};
+    const double s = (high * (levels(bits) - z0) + low * z0) * s0 / levels(bits);
+    return {s, low * z0 * s0 / s};
+  };
+  return {concat("clip_grid_", symmetry == Symmetry::symmetric ? "symmetric" : "asymmetric", kNames[int(wanted)],
+                 dims({out, groups, bits})),
+          {"clip_grid_forward", "clip_grid_backward"},
+          in,
+          [=] {
+            Rng rng(kSeed + 2);
+            std::vector<Values> x(4, Values(std::size_t(out * groups)));
+            for (std::size_t i = 0; i < x[0].size(); ++i) {
+              x[0][i] = uniform(rng, 0.05, 0.15);
+              x[1][i] = symmetry == Symmetry::symmetric ? std::pow(2, bits - 1)
+                                                        : double(rng.below(std::uint64_t(levels(bits)) + 1));
+              do x[2][i] = uniform(rng, 0.6, 1.1), x[3][i] = uniform(rng, 0.6, 1.1);
+              while (tie_distance(grid(x, i).zero) < 0.02);
+            }
+            return rounded(std::move(x));
+          },
+          [=](Context& ctx, Vars x) {
+            const ops::Grid g = ops::clip_grid(ctx, x[0].value, x[1].value, x[2], x[3], bits, symmetry);
+            if (wanted == GridOutput::sum) return ops::add(ctx, g.scale, g.zero);
+            return wanted == GridOutput::scale ? g.scale : g.zero;
+          },
+          24.0 * double(out * groups),
+          8.0 * double(out * groups),
+          1,
+          [=](std::span<const Values> point) -> HostFunction {
+            Values residual;
+            for (std::size_t i = 0; i < point[0].size(); ++i) {
+              const double z = grid(point, i).zero;
+              residual.push_back(std::nearbyint(z) - z);
+            }
+            return [=](std::span<const Values> x) {
+              Values y;
+              for (std::size_t i = 0; i < residual.size(); ++i) {
+                const Grid g = grid(x, i);
+                y.push_back((wanted == GridOutput::zero ? 0 : g.step) +
+                            (wanted == GridOutput::scale ? 0 : g.zero + residual[i]));
+              }
+              return y;
+            };
+          }};
+}
+
 }  // namespace cbq::test
